@@ -1,1 +1,54 @@
-"""Feedback."""
+"""Train PyTorch networks without backpropagating through them: one line attaches a learning rule to any module."""
+
+from __future__ import annotations
+
+from feedalign import errors, measure
+from feedalign.attach import attach
+from feedalign.describe import Description, Row
+from feedalign.feedback import (
+    Draw,
+    KaimingUniform,
+    Normal,
+    Orthogonal,
+    Projection,
+    ScaledUniform,
+    SharedSlice,
+    Sparse,
+    Ternary,
+)
+from feedalign.handle import Handle, handle_of
+from feedalign.points import FeedbackPoint
+from feedalign.rules import ALL_RULES, BRSF, DFA, DRTP, FA, FRSF, USF, Backprop, Rule, Shallow, SignDFA
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ALL_RULES",
+    "BRSF",
+    "DFA",
+    "DRTP",
+    "FA",
+    "FRSF",
+    "USF",
+    "Backprop",
+    "Description",
+    "Draw",
+    "FeedbackPoint",
+    "Handle",
+    "KaimingUniform",
+    "Normal",
+    "Orthogonal",
+    "Projection",
+    "Row",
+    "Rule",
+    "ScaledUniform",
+    "Shallow",
+    "SharedSlice",
+    "SignDFA",
+    "Sparse",
+    "Ternary",
+    "attach",
+    "errors",
+    "handle_of",
+    "measure",
+]

@@ -1,0 +1,83 @@
+"""`attach`: read the model off one example forward, check that the rule can work there, and build it in."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import Generator, nn
+
+from feedalign.assign import Rules, as_rules, assign, find_calls, refuse_nothing_to_teach
+from feedalign.blocks import block_of
+from feedalign.blueprint import Blueprint
+from feedalign.build import build
+from feedalign.errors import UncutPathError
+from feedalign.handle import Handle
+from feedalign.points import OUTPUT_LINKS, Points
+from feedalign.probe import Inputs, find_output, run
+from feedalign.rules.base import DirectRule, Link
+from feedalign.suitability import leaks, refuse_dead, refuse_unattachable, refuse_unbounded
+from feedalign.supply import Feedback, as_feedback, generator_for
+
+
+def attach(
+    model: nn.Module,
+    rule: Rules,
+    *,
+    example_inputs: Inputs,
+    points: Points | None = None,
+    output: str | None = None,
+    feedback: Feedback | None = None,
+    generator: Generator | None = None,
+    strict: bool = False,
+) -> Handle:
+    """Attach a learning rule to a model, in place. The training loop stays as it is.
+
+    The model runs once on the example inputs, in training mode; its buffers, gradients and the random state are left
+    as they were. Parameters stay the very same objects, so an optimizer made before or after works.
+
+    Args:
+        model: Any module. Attach before `torch.compile` and before wrapping in DistributedDataParallel.
+        rule: A rule, or a mapping of globs to rules: `{"conv*": fa.Shallow(), "fc*": fa.DRTP()}`. A glob matches a
+            feedback point by its own name or by that of a layer taught there.
+        example_inputs: What the model is called with in training: a tensor, a tuple of positional arguments, or a dict
+            of keyword arguments. Shapes of feedback are read from it; the batch size may change later.
+        points: Where teaching signals enter: names or globs, types, or a predicate `(name, module) -> bool`. None: every
+            non-linearity module and `fa.FeedbackPoint` but the one that makes the output.
+        output: Name of the module at whose output the loss's error is taken, for models that compute their loss inside
+            `forward`. None: what the model returns; where a softmax, sigmoid or other non-linearity stands last, its
+            input.
+        feedback: How feedback is drawn: a draw such as `fa.Orthogonal()`, a preset (`"nokland2016"`, `"launay2020"`,
+            `"frenkel2021"`, `"bacho2024"`), tensors by point or layer name (`[C, D]`), or `fa.Projection(callable)`.
+            None: the rule's own draw, Kaiming uniform for most.
+        generator: CPU generator to draw with. None: a fresh one with seed 0, so that every rank and run draws the same.
+        strict: Refuse models in which exact backprop still reaches layers around the rule.
+
+    Returns:
+        The handle: `describe()`, `remove()`, `targets(y)`; usable as a context manager.
+
+    Raises:
+        AttachError: The model or an argument does not allow it; its subclasses and FeedbackShapeError tell what is wrong.
+    """
+    refuse_unattachable(model)
+    rules = as_rules(rule)
+    source = as_feedback(feedback)
+    draws = generator_for(generator)
+    probe = run(model, example_inputs)
+    site = find_output(model, probe, output)
+    link = cast("Link | None", OUTPUT_LINKS.get(site.link) if site.link else None)
+    rules = {
+        glob: one.for_output(link) if isinstance(one, DirectRule) else one for glob, one in rules.items()
+    }
+    candidates, gated = assign(model, probe, find_calls(model, probe, site, points), rules)
+    refuse_nothing_to_teach(rules, candidates, gated)
+    refuse_dead(model, candidates)
+    refuse_unbounded(model, candidates)
+    cuts = [c.call.node for c in candidates if c.cuts and c.call.node is not None]
+    plan = Blueprint(model, probe, site, rules, candidates, gated, block_of(model, probe, site.node, cuts))
+    uncut = leaks(plan)
+    if strict and uncut:
+        raise UncutPathError(
+            f"Exact backprop still reaches {', '.join(uncut[:6])} on paths that the rule does not cut. Add feedback points "
+            "there with points=, or attach without strict=True and look at handle.describe()."
+        )
+    return build(plan, source, draws)

@@ -1,0 +1,81 @@
+"""Which layers each teaching signal reaches, read off the autograd graph of the example forward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import nn
+from torch.autograd.graph import Node
+
+from feedalign.probe import Call, Probe
+
+
+@dataclass(frozen=True)
+class Block:
+    """The parameters that one signal reaches before it meets the next cut.
+
+    Attributes:
+        direct: Those of layers that it reaches without passing through another layer's weights, in order.
+        through: Those that it reaches only through the true weights of a layer in between: exact backprop.
+    """
+
+    direct: tuple[str, ...]
+    through: tuple[str, ...]
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """All parameters that the signal reaches."""
+        return self.direct + self.through
+
+
+def block_of(model: nn.Module, probe: Probe, root: Node | None, cuts: Iterable[Node]) -> Block:
+    """Return the parameters that a gradient at `root` reaches without crossing a cut.
+
+    Args:
+        model: The model.
+        probe: The forward on the example inputs.
+        root: Graph node at which the signal enters.
+        cuts: Graph nodes of feedback points; the walk stops there.
+
+    Returns:
+        The block.
+    """
+    stops = {id(node) for node in cuts if node is not root}
+    every = _reached(root, stops, probe, {})
+    layers = _layers(model, probe)
+    direct = _reached(root, stops, probe, layers)
+    names = [name for name in probe.parameters.values() if name in every]
+    return Block(tuple(n for n in names if n in direct), tuple(n for n in names if n not in direct))
+
+
+def _layers(model: nn.Module, probe: Probe) -> dict[int, Call]:
+    """Calls of modules with a weight matrix of their own, by the graph node of what they returned."""
+    modules = dict(model.named_modules())
+    found: dict[int, Call] = {}
+    for call in probe.calls:
+        own = modules[call.module].parameters(recurse=False)
+        if call.node is not None and any(p.dim() > 1 for p in own):
+            found.setdefault(id(call.node), call)
+    return found
+
+
+def _reached(root: Node | None, stops: set[int], probe: Probe, layers: dict[int, Call]) -> set[str]:
+    """Walk the graph; at a node of `layers`, take the layer's own parameters and do not walk into its input."""
+    reached: set[str] = set()
+    seen: set[int] = set()
+    waiting: list[Node | None] = [root]
+    while waiting:
+        node = waiting.pop()
+        if node is None or id(node) in seen or id(node) in stops:
+            continue
+        seen.add(id(node))
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and id(leaf) in probe.parameters:
+            reached.add(probe.parameters[id(leaf)])
+        call = layers.get(id(node))
+        halt = {id(n) for n in call.input_nodes if n is not None} if call else set()
+        waiting.extend(
+            child for child, _ in node.next_functions if child is not None and id(child) not in halt
+        )
+    return reached

@@ -1,0 +1,135 @@
+"""The one autograd node: the error comes in at the output, a teaching signal goes out to every feedback point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from feedalign.errors import FeedbackShapeError
+from feedalign.feedback import Projection
+from feedalign.placement import Placement
+from feedalign.rules.base import DirectRule
+from feedalign.transforms import inside_transform
+
+
+@dataclass(frozen=True)
+class Receiver:
+    """A feedback point as the node sees it: its name, how signals reach it, and a device that projects for it."""
+
+    point: str
+    placement: Placement
+    projection: Projection | None
+
+    def signal(
+        self, vector: Tensor, feedback: Tensor | None, shape: torch.Size, dtype: torch.dtype
+    ) -> Tensor:
+        """Return the teaching signal, of the activation's shape and dtype.
+
+        Args:
+            vector: What the rule broadcasts, `[..., C]`.
+            feedback: `[C, D]`; None where a projection stands for it.
+            shape: The activation's shape.
+            dtype: The activation's dtype, in which the product is computed.
+
+        Returns:
+            The teaching signal.
+
+        Raises:
+            FeedbackShapeError: The user's projection returned another shape than `[rows, D]`.
+        """
+        rows = self.placement.rows(vector)
+        if self.projection is None:
+            assert feedback is not None
+            return self.placement.deliver(rows.to(dtype) @ feedback.to(dtype), shape)
+        projected = self.projection.project(rows, self.point)
+        wanted = (rows.shape[0], self.placement.num_features)
+        if tuple(projected.shape) != wanted:
+            raise FeedbackShapeError(
+                f"The projection returned shape {tuple(projected.shape)} for feedback point {self.point!r}; it takes "
+                f"{tuple(rows.shape)} there and returns [rows, features] = {wanted}."
+            )
+        return self.placement.deliver(projected.to(dtype), shape)
+
+
+@dataclass
+class Plan:
+    """What the node delivers: receivers in the order of the taps, grouped by rule."""
+
+    receivers: tuple[Receiver, ...]
+    groups: tuple[tuple[DirectRule, tuple[int, ...]], ...]
+    checked: bool = field(default=False, compare=False)
+
+    @property
+    def reads_output(self) -> bool:
+        """Whether any rule needs the output beside the error."""
+        return any(rule.reads_output for rule, _ in self.groups)
+
+    def check(self, error: Tensor, output: Tensor | None) -> None:
+        """Let each rule look at the first error that arrives."""
+        if self.checked or torch.compiler.is_compiling() or inside_transform():
+            return
+        if bool(error.isfinite().all()) and bool(error.any()):
+            for rule, _ in self.groups:
+                rule.check(error, output)
+            self.checked = True
+
+
+class Broadcast(torch.autograd.Function):
+    """Identity on the output; its backward turns the error into one teaching signal per tap.
+
+    It has no `jvp` and takes part in `torch.func.vmap`, and so compiles with `fullgraph=True`.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(plan: Plan, num_feedback: int, output: Tensor, *tensors: Tensor) -> Tensor:  # noqa: ARG004
+        """Return the output; `tensors` are the feedback matrices, then the taps."""
+        # Detached rather than returned as it is: torch would take it for a view and refuse in-place operations.
+        return output.detach()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keep the feedback, the taps' shapes and, for rules that read it, the output."""
+        del output
+        plan, num_feedback, value, *tensors = inputs
+        ctx.plan, ctx.num_feedback = plan, num_feedback
+        taps = tensors[num_feedback:]
+        ctx.shapes, ctx.dtypes = [tap.shape for tap in taps], [tap.dtype for tap in taps]
+        ctx.save_for_backward(value if plan.reads_output else None, *tensors[:num_feedback])
+
+    @staticmethod
+    def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Return the error to the output and a teaching signal to each tap."""
+        plan: Plan = ctx.plan
+        output, *feedback = ctx.saved_tensors
+        plan.check(error, output)
+        signals: list[Tensor | None] = [None] * len(plan.receivers)
+        first_tap = 3 + ctx.num_feedback
+        held = iter(feedback)
+        matrices = [next(held) if receiver.projection is None else None for receiver in plan.receivers]
+        for rule, members in plan.groups:
+            vector = rule.broadcast(error, output)
+            for i in members:
+                if ctx.needs_input_grad[first_tap + i]:
+                    signals[i] = plan.receivers[i].signal(vector, matrices[i], ctx.shapes[i], ctx.dtypes[i])
+        return None, None, error, *[None] * ctx.num_feedback, *signals
+
+
+def broadcast(plan: Plan, output: Tensor, feedback: list[Tensor], taps: list[Tensor]) -> Tensor:
+    """Pass the output through the node.
+
+    Args:
+        plan: What is delivered to whom.
+        output: The tensor at which the error is taken.
+        feedback: A matrix `[C, D]` for each receiver without a projection.
+        taps: The activations at the feedback points, one for each receiver.
+
+    Returns:
+        The output, now the root of every layer's teaching signal.
+    """
+    result: Tensor = Broadcast.apply(plan, len(feedback), output, *feedback, *taps)  # type: ignore[no-untyped-call]
+    return result

@@ -1,0 +1,162 @@
+"""From a blueprint to a running rule: feedback is drawn, the store registered, hooks set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Generator, Tensor, nn
+
+from feedalign.assign import layer_names
+from feedalign.blueprint import Blueprint
+from feedalign.broadcast import Receiver
+from feedalign.circuit import Circuit, OutputHook, PointHook, Site
+from feedalign.errors import AttachError
+from feedalign.feedback import Draw, Projection
+from feedalign.handle import Handle, Removable
+from feedalign.layerwise import Gate
+from feedalign.linear_like import adjoint_of, forward_weight
+from feedalign.placement import Placement, place
+from feedalign.report import report
+from feedalign.rules.base import DirectRule, LayerwiseRule, Rule
+from feedalign.store import CHILD_NAME, FeedbackStore, host_of, key_of
+from feedalign.supply import Source, supply
+
+
+def build(plan: Blueprint, source: Source, draws: Generator) -> Handle:
+    """Build a rule into a model.
+
+    Everything that can fail comes before the model is changed.
+
+    Args:
+        plan: The model read, its rules assigned.
+        source: Where feedback comes from; None: each rule's own draw.
+        draws: The generator to draw with.
+
+    Returns:
+        The handle.
+
+    Raises:
+        AttachError: The feedback given does not fit the rules or layers.
+    """
+    projection = source if isinstance(source, Projection) else None
+    if projection is not None and plan.gated:
+        raise AttachError(
+            "fa.Projection stands for error @ feedback of direct rules; layer-wise rules need weights."
+        )
+    placements = _placements(plan)
+    keys: dict[str, str] = {}
+    for name in [*placements, *plan.gated]:
+        keys[name] = key_of(name, set(keys.values()))
+    store = _fill(plan, source, draws, placements, keys)
+    sites = _sites(plan, placements, keys, projection)
+    called = {(site.module, site.index) for site in sites}
+    modules = {site.module for site in sites}
+    silent = {(c.module, c.index) for c in plan.probe.calls if c.module in modules} - called
+    circuit = Circuit(plan.model, store, sites, frozenset(silent), list(plan.gated))
+    description, fires = report(plan, placements, store, keys, source)
+    host = host_of(plan.model)
+    host.add_module(CHILD_NAME, store)
+    hooks = _hook(plan, circuit, keys)
+    rules = tuple(dict.fromkeys(plan.rules.values()))
+    signature = plan.site.signature
+    num_outputs = signature.features() if len(signature.shape) > 1 else 1
+    points = {layer: c.label for c in plan.candidates for layer in layer_names(c.block.direct)}
+    store.handle = Handle(circuit, rules, host, hooks, num_outputs, description, fires, points)
+    return store.handle
+
+
+def _placements(plan: Blueprint) -> dict[str, Placement]:
+    placements = {}
+    for candidate in plan.candidates:
+        if isinstance(candidate.rule, DirectRule):
+            activation = candidate.call.signature
+            assert activation is not None
+            label = candidate.label
+            placements[label] = place(plan.site.signature, activation, candidate.rule.positions, label)
+    return placements
+
+
+def _fill(
+    plan: Blueprint, source: Source, draws: Generator, placements: dict[str, Placement], keys: dict[str, str]
+) -> FeedbackStore:
+    store = FeedbackStore()
+    matrices = {} if isinstance(source, Projection) else _draw(plan, source, draws, placements)
+    for name, matrix in matrices.items():
+        store.keep(keys[name], matrix)
+    redrawn = [keys[name] for name, rule in plan.gated.items() if rule.redraws]
+    if redrawn:
+        store.redraw_at_every_forward(redrawn, int(torch.randint(2**62, (), generator=draws)))
+    reference = next((p for p in plan.model.parameters() if p.is_floating_point()), None)
+    if reference is not None:
+        store.to(device=reference.device, dtype=reference.dtype)
+    return store
+
+
+def _draw(
+    plan: Blueprint,
+    source: Draw | Mapping[str, Tensor] | None,
+    draws: Generator,
+    placements: dict[str, Placement],
+) -> dict[str, Tensor]:
+    """Feedback for each rule in turn, so that a shared draw sees all of a rule's shapes at once."""
+    wanted: dict[Rule, dict[str, tuple[int, ...]]] = {rule: {} for rule in plan.rules.values()}
+    for candidate in plan.candidates:
+        if candidate.label in placements:
+            placement = placements[candidate.label]
+            wanted[candidate.rule][candidate.label] = (placement.num_outputs, placement.num_features)
+    for name, gate in plan.gated.items():
+        if gate.draws_feedback and not gate.redraws:
+            wanted[gate][name] = tuple(forward_weight(plan.model.get_submodule(name)).shape)
+    if isinstance(source, Mapping):
+        return supply(
+            {name: shape for shapes in wanted.values() for name, shape in shapes.items()}, source, draws
+        )
+    matrices: dict[str, Tensor] = {}
+    for rule, shapes in wanted.items():
+        if shapes and isinstance(rule, (DirectRule, LayerwiseRule)):
+            matrices |= supply(shapes, source or rule.default_draw, draws)
+    return matrices
+
+
+def _sites(
+    plan: Blueprint, placements: dict[str, Placement], keys: dict[str, str], projection: Projection | None
+) -> list[Site]:
+    sites = []
+    for candidate in plan.candidates:
+        if candidate.cuts:
+            label = candidate.label
+            receiver = Receiver(label, placements[label], projection) if label in placements else None
+            call = candidate.call
+            key = keys.get(label, label)
+            sites.append(
+                Site(key, call.module, call.index, candidate.rule, receiver, candidate.block.parameters)
+            )
+    return sites
+
+
+def _hook(plan: Blueprint, circuit: Circuit, keys: dict[str, str]) -> list[Removable]:
+    model, site = plan.model, plan.site
+    hooks: list[Removable] = [model.register_forward_pre_hook(circuit.open, prepend=True)]
+    for module in dict.fromkeys(s.module for s in circuit.sites):
+        hooks.append(model.get_submodule(module).register_forward_hook(PointHook(circuit, module)))
+    for name, rule in plan.gated.items():
+        hooks += _gate(model.get_submodule(name), circuit, name, keys[name], rule)
+    maker = model.get_submodule(site.module)
+    at_output = OutputHook(circuit, site.index)
+    if site.before:
+        hooks.append(maker.register_forward_pre_hook(at_output.before))
+    else:
+        hooks.append(maker.register_forward_hook(at_output.after))
+    hooks.append(model.register_forward_hook(circuit.close))
+    return hooks
+
+
+def _gate(layer: nn.Module, circuit: Circuit, name: str, key: str, rule: LayerwiseRule) -> list[Removable]:
+    adjoint = adjoint_of(layer)
+    assert adjoint is not None
+    gate = Gate(circuit, name, key, rule, adjoint)
+    return [
+        layer.register_forward_pre_hook(gate.enter, with_kwargs=True),
+        layer.register_forward_hook(gate.leave),
+    ]

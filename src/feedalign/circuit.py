@@ -1,0 +1,304 @@
+"""What runs in every forward of an attached model: taps are collected, cut, and handed to the broadcast node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from feedalign.broadcast import Plan, Receiver, broadcast
+from feedalign.errors import (
+    OutsideForwardError,
+    PointNotFiredError,
+    UntaughtLayerError,
+    WrappedModelError,
+)
+from feedalign.rules.base import DirectRule, Rule
+from feedalign.store import FeedbackStore
+from feedalign.streaming import Stream
+from feedalign.transforms import inside_backward
+
+
+@dataclass(frozen=True)
+class Site:
+    """One feedback point: one call of one module.
+
+    Attributes:
+        key: Name of its feedback in the store.
+        module: The module's name.
+        index: Which of the module's calls in a forward.
+        rule: Who teaches here: a direct rule, or one that cuts and sends nothing.
+        receiver: How signals reach it; None where none is sent.
+        parameters: Names of the parameters it teaches.
+    """
+
+    key: str
+    module: str
+    index: int
+    rule: Rule
+    receiver: Receiver | None
+    parameters: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """The module's name, with the call's number if it is not the first."""
+        return self.module if self.index == 0 else f"{self.module}#{self.index + 1}"
+
+
+class Circuit:
+    """State and steps of the forward, shared by all hooks.
+
+    Args:
+        model: The attached model.
+        store: Where feedback is held.
+        sites: The feedback points, in the order in which they fire.
+        silent: Calls of point modules that are no feedback points.
+        gated: Names of the layers with layer-wise feedback.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        store: FeedbackStore,
+        sites: Sequence[Site],
+        silent: frozenset[tuple[str, int]],
+        gated: Sequence[str],
+    ) -> None:
+        self.model, self.store, self.sites, self.silent, self.gated = (
+            model,
+            store,
+            tuple(sites),
+            silent,
+            tuple(gated),
+        )
+        self.by_call = {(site.module, site.index): site for site in sites}
+        parameters = dict(model.named_parameters())
+        self.taught = {site.key: [parameters[name] for name in site.parameters] for site in sites}
+        self.plan = plan_for([site for site in sites if site.receiver])
+        self.plan_beside_stream = plan_for([s for s in sites if s.receiver and not streams(s)])
+        self.stream: Stream | None = None
+        self.enabled = True
+        self.fired: tuple[str, ...] | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self.is_open = False
+        self.delivered = False
+        self.taps: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+        self.sources: dict[str, Tensor] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles carry no tensors of a running forward."""
+        copied = {**self.__dict__, "is_open": False, "taps": {}, "counts": {}, "sources": {}}
+        if self.stream is not None:
+            copied["stream"] = Stream(self.stream.num_outputs)
+        return copied
+
+    @property
+    def listening(self) -> bool:
+        """Whether hooks act: not without gradients, and not while exact backprop is being measured."""
+        return self.enabled and torch.is_grad_enabled()
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Let the model run as if no rule were attached."""
+        was_enabled, self.enabled = self.enabled, False
+        try:
+            yield
+        finally:
+            self.enabled = was_enabled
+
+    def open(self, model: nn.Module, args: tuple[Any, ...]) -> None:
+        """Forward pre-hook of the model."""
+        del args
+        if getattr(model, "_is_replica", False):
+            raise WrappedModelError(
+                "DataParallel runs copies of the model in threads, which an attached rule cannot follow; use "
+                "DistributedDataParallel."
+            )
+        if not self.listening:
+            return
+        self._forget()
+        self.is_open = True
+        self.store.step()
+        if self.stream is not None:
+            self.stream.begin()
+
+    def count(self, module: str) -> int:
+        """Note that a module fired; return how often it had before in this forward."""
+        before = self.counts.get(module, 0)
+        self.counts[module] = before + 1
+        return before
+
+    def arrive(self, module: str, activation: Tensor) -> Tensor | None:
+        """Take the tap of a feedback point and hand a detached activation downstream.
+
+        Args:
+            module: The point's module.
+            activation: What it returned.
+
+        Returns:
+            The detached activation, or None to leave it as it is.
+
+        Raises:
+            OutsideForwardError: The module was called on its own, with gradients.
+            PointNotFiredError: It fired more often than on the example inputs.
+        """
+        if not self.listening:
+            return None
+        if not self.is_open:
+            return self._arrive_late(module, activation)
+        index = self.count(module)
+        site = self.by_call.get((module, index))
+        if site is None:
+            if (module, index) in self.silent:
+                return None
+            raise PointNotFiredError(
+                f"Feedback point {module!r} fired {index + 1} times in this forward and {index} times on the example "
+                "inputs, so no feedback was drawn for this call. Attach with example inputs that take the same path, or "
+                "leave the module out with points=."
+            )
+        if self.stream is not None and streams(site):
+            self._teach_now(self.stream, site, activation)
+        elif site.receiver is not None:
+            self._refuse_untaught(site, activation)
+            self.taps[site.key] = activation
+        return activation.detach()
+
+    def _arrive_late(self, module: str, activation: Tensor) -> Tensor:
+        """Activation checkpointing runs a block again in the backward; anything else is cut off from any signal."""
+        if not inside_backward():
+            raise OutsideForwardError(
+                f"Feedback point {module!r} ran with gradients outside the forward of the attached model, where no error "
+                "can reach it. Call the model itself, use torch.no_grad() around the part, or remove the rule first with "
+                "handle.remove()."
+            )
+        return activation.detach()
+
+    def _teach_now(self, stream: Stream, site: Site, activation: Tensor) -> None:
+        self._refuse_untaught(site, activation)
+        if activation.requires_grad and site.receiver is not None:
+            stream.teach(site.receiver, activation, self._feedback(site), self.taught[site.key])
+
+    def _feedback(self, site: Site) -> Tensor | None:
+        assert site.receiver is not None
+        return self.store.feedback(site.key) if site.receiver.projection is None else None
+
+    def _refuse_untaught(self, site: Site, activation: Tensor) -> None:
+        assert site.receiver is not None
+        site.receiver.placement.check(tuple(activation.shape), site.label)
+        if activation.requires_grad:
+            return
+        names = [
+            name for name, p in zip(site.parameters, self.taught[site.key], strict=True) if p.requires_grad
+        ]
+        if names and not torch.compiler.is_compiling():
+            raise UntaughtLayerError(
+                f"Feedback point {site.label!r} cannot teach {', '.join(names[:4])}: its activation carries no gradient. "
+                "Re-entrant activation checkpointing (use use_reentrant=False) and a detach() or no_grad() in the forward "
+                "do this."
+            )
+
+    def deliver(self, output: Tensor) -> Tensor | None:
+        """Send the output through the broadcast node.
+
+        Args:
+            output: The tensor at which the error is taken.
+
+        Returns:
+            The output as the root of all signals, or None to leave it as it is.
+
+        Raises:
+            PointNotFiredError: A feedback point or gated layer did not fire in this forward.
+        """
+        if not self.listening or not self.is_open or self.delivered:
+            return None
+        self._refuse_missing()
+        taps, self.taps = self.taps, {}
+        self.fired = tuple(self.counts)
+        self.delivered = True
+        plan = self.plan if self.stream is None else self.plan_beside_stream
+        if plan.receivers:
+            live = [site for site in self.sites if site.key in taps]
+            feedback = [f for site in live if (f := self._feedback(site)) is not None]
+            output = broadcast(plan, output, feedback, [taps[site.key] for site in live])
+        if self.stream is not None:
+            self.stream.end(output)
+        return output
+
+    def _refuse_missing(self) -> None:
+        missing = [site.label for site in self.sites if self.counts.get(site.module, 0) <= site.index]
+        missing += [name for name in self.gated if name not in self.counts]
+        if missing:
+            raise PointNotFiredError(
+                f"{', '.join(missing[:4])} did not fire in this forward, so the layers taught there would learn nothing. "
+                "Either the model was compiled before the rule was attached (attach first, then compile), or the forward "
+                "took another path than on the example inputs (leave these modules out with points=)."
+            )
+
+    def close(self, model: nn.Module, args: tuple[Any, ...], output: object) -> None:
+        """Forward hook of the model: the output must have been delivered by now."""
+        del model, args, output
+        was_open, self.is_open = self.is_open, False
+        if self.listening and was_open and not self.delivered:
+            raise PointNotFiredError(
+                "The module named as output= did not fire in this forward, so no error can reach the hidden layers."
+            )
+
+
+def streams(site: Site) -> bool:
+    """Whether a site's signal exists before the output does."""
+    return isinstance(site.rule, DirectRule) and site.rule.streams
+
+
+def plan_for(sites: Sequence[Site]) -> Plan:
+    """Lay out what the broadcast node delivers to the given sites."""
+    members: dict[DirectRule, list[int]] = {}
+    for position, site in enumerate(sites):
+        assert isinstance(site.rule, DirectRule)
+        members.setdefault(site.rule, []).append(position)
+    receivers = tuple(site.receiver for site in sites if site.receiver is not None)
+    return Plan(receivers, tuple((rule, tuple(positions)) for rule, positions in members.items()))
+
+
+# Counts the calls of the output's module, under a name that no module can have.
+_OUTPUT = "<output>"
+
+
+class PointHook:
+    """Forward hook at a feedback point."""
+
+    def __init__(self, circuit: Circuit, module: str) -> None:
+        self.circuit, self.module = circuit, module
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], activation: Tensor) -> Tensor | None:
+        """Cut the graph here."""
+        del module, args
+        return self.circuit.arrive(self.module, activation)
+
+
+class OutputHook:
+    """Hook at the output: after a module (`after`), or at the input of one that makes predictions (`before`)."""
+
+    def __init__(self, circuit: Circuit, index: int) -> None:
+        self.circuit, self.index = circuit, index
+
+    def before(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Pre-hook: the error is taken at the module's input."""
+        del module
+        delivered = self.circuit.deliver(args[0]) if self._is_it() else None
+        return None if delivered is None else (delivered, *args[1:])
+
+    def after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        """Forward hook: the error is taken at the module's output."""
+        del module, args
+        return self.circuit.deliver(output) if self._is_it() else None
+
+    def _is_it(self) -> bool:
+        """A module that also stands in the middle makes the output at its last call only."""
+        return self.circuit.count(_OUTPUT) == self.index

@@ -1,0 +1,171 @@
+"""The handle of an attached rule: describe it, give it targets, take it away again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from types import TracebackType
+from typing import Protocol, Self
+
+from torch import Tensor, nn
+
+from feedalign.circuit import Circuit, streams
+from feedalign.describe import Description
+from feedalign.errors import AttachError, TargetsError
+from feedalign.rules.base import Rule
+from feedalign.store import CHILD_NAME, FeedbackStore
+from feedalign.streaming import Stream
+
+
+class Removable(Protocol):
+    """A hook that can be taken off."""
+
+    def remove(self) -> None:
+        """Take it off."""
+
+
+class Handle:
+    """What `attach` returns. Also a context manager that removes the rule at its end.
+
+    Args:
+        circuit: The running part.
+        rules: The attached rules, in order.
+        host: The module that holds the store.
+        hooks: All hooks that were set.
+        num_outputs: C.
+        description: What teaches each layer, as found at attach time.
+        fires: For each row of the description, the module that must fire; None where none must.
+        points: The point at which each layer's signal can be read, by the layer's name.
+    """
+
+    def __init__(
+        self,
+        circuit: Circuit,
+        rules: tuple[Rule, ...],
+        host: nn.Module,
+        hooks: list[Removable],
+        num_outputs: int,
+        description: Description,
+        fires: tuple[str | None, ...],
+        points: dict[str, str],
+    ) -> None:
+        self._circuit, self.rules, self._host, self._hooks = circuit, rules, host, hooks
+        self._num_outputs, self._description, self._fires = num_outputs, description, fires
+        self.points = points
+        self._attached = True
+
+    @property
+    def model(self) -> nn.Module:
+        """The attached model."""
+        return self._circuit.model
+
+    @property
+    def store(self) -> FeedbackStore:
+        """The child module that holds the feedback."""
+        return self._circuit.store
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether the next forward makes gradients as it goes, from targets."""
+        return self._circuit.stream is not None
+
+    def describe(self) -> Description:
+        """Tell what teaches each layer.
+
+        Returns:
+            A description; `str()` of it is a table of layer, feedback point, signal, feedback shape and draw, and
+            whether the point fired in the last forward, with notes on paths that no point cuts.
+        """
+        fired = self._circuit.fired
+        if fired is None:
+            return self._description
+        rows = [
+            replace(row, fired=module in fired if module else row.fired)
+            for row, module in zip(self._description.rows, self._fires, strict=True)
+        ]
+        return replace(self._description, rows=tuple(rows))
+
+    def targets(self, targets: Tensor | None, *, scale: float | Tensor | None = None) -> None:
+        """Give the targets of the coming forward: its hidden layers then learn while it runs (streaming).
+
+        Call it before every training forward, and `optimizer.zero_grad()` before the forward too. Evaluation
+        under `torch.no_grad()` needs no targets.
+
+        Args:
+            targets: Class indices of an integer dtype, `[N]` or one per position, or zeros and ones `[..., C]` of a
+                floating dtype. None: go back to learning from the error.
+            scale: What the loss multiplies each sample's error with: one number or one per target. None: one over the
+                number of targets, right for a cross-entropy averaged over them. A binary cross-entropy averaged over C
+                outputs too: `1 / (N * C)`; with a GradScaler: `scaler.get_scale() / N`; a weighted loss: the weights
+                over N.
+
+        Raises:
+            TargetsError: No attached rule streams, or the targets are of the wrong type or shape or outside the
+                classes.
+        """
+        self._refuse_removed()
+        if not any(streams(site) for site in self._circuit.sites):
+            names = ", ".join(type(rule).__name__ for rule in self.rules)
+            raise TargetsError(f"{names} learns from the error and takes no targets; only DRTP streams.")
+        if targets is None:
+            self._circuit.stream = None
+            return
+        stream = self._circuit.stream or Stream(self._num_outputs)
+        stream.give(targets, scale)
+        self._circuit.stream = stream
+
+    @contextmanager
+    def from_error(self) -> Iterator[None]:
+        """Return a context in which a streaming rule learns from the error again."""
+        stream, self._circuit.stream = self._circuit.stream, None
+        try:
+            yield
+        finally:
+            self._circuit.stream = stream
+
+    def suspended(self) -> AbstractContextManager[None]:
+        """Return a context in which the model runs as if no rule were attached: exact backprop, for comparison."""
+        return self._circuit.suspended()
+
+    def remove(self) -> None:
+        """Make the model the plain one again: the very same parameters, the same state_dict keys. Twice is once."""
+        if not self._attached:
+            return
+        for hook in self._hooks:
+            hook.remove()
+        if self._host._modules.get(CHILD_NAME) is self.store:
+            delattr(self._host, CHILD_NAME)
+        self._attached = False
+
+    def _refuse_removed(self) -> None:
+        if not self._attached:
+            raise AttachError("The rule was removed from this model; attach it again.")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+
+def handle_of(model: nn.Module) -> Handle:
+    """Return the handle of an attached model, e.g. of a deep copy or of one loaded whole.
+
+    Args:
+        model: The model.
+
+    Returns:
+        Its handle.
+
+    Raises:
+        AttachError: No rule is attached to it.
+    """
+    for module in model.modules():
+        if isinstance(module, FeedbackStore):
+            return module.handle
+    raise AttachError(
+        "No rule is attached to this model; fa.attach(model, rule, example_inputs=...) attaches one."
+    )

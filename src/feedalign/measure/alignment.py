@@ -1,0 +1,179 @@
+"""How far a rule's signals and gradients point away from backprop's, on the same model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from feedalign.handle import Handle, handle_of
+from feedalign.probe import Inputs, as_arguments, left_as_found
+
+
+@dataclass(frozen=True)
+class LayerAlignment:
+    """Angles in degrees between the rule's and backprop's quantities of one layer; nan where one of them is zero.
+
+    Attributes:
+        layer: The layer's name.
+        point: The feedback point that teaches it; None for layers without one.
+        signal: Between teaching signals, at the feedback point's output.
+        delta: Between modulatory signals, at the layer's own output: after the activation's slope.
+        weight: Between gradients of the weight.
+    """
+
+    layer: str
+    point: str | None
+    signal: float
+    delta: float
+    weight: float
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Angles of all layers, in the order of the forward."""
+
+    layers: tuple[LayerAlignment, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        width = max([5, *(len(row.layer) for row in self.layers)])
+        lines = [f"{'layer'.ljust(width)}  signal   delta  weight   (degrees to backprop)"]
+        lines += [
+            f"{r.layer.ljust(width)}  {r.signal:6.1f}  {r.delta:6.1f}  {r.weight:6.1f}" for r in self.layers
+        ]
+        return "\n".join(lines)
+
+
+@dataclass
+class _Gradients:
+    """What one backward left at points, at layers' outputs, and in weights."""
+
+    signals: dict[str, Tensor] = field(default_factory=dict)
+    deltas: dict[str, Tensor] = field(default_factory=dict)
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+
+def alignment(
+    model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], batch: tuple[Inputs, Any]
+) -> Alignment:
+    """Measure the angles between an attached rule and backprop on one batch.
+
+    The same model runs twice from the same random state, once with the rule suspended. Parameters' `.grad`, random
+    states and buffers are left as they were. Angles are between whole flattened tensors. A streaming rule is measured
+    as it learns from the error.
+
+    Args:
+        model: A model with a rule attached.
+        loss_fn: `loss_fn(model(inputs), targets)`, a scalar.
+        batch: Inputs, as for `attach(example_inputs=...)`, and targets.
+
+    Returns:
+        The angles, layer by layer.
+
+    Raises:
+        AttachError: No rule is attached.
+
+    Source: the angle of gradients, Bacho & Chu 2024, Fig. 8; of modulatory signals, Frenkel et al. 2021, Fig. 2;
+    of teaching signals, Launay et al. 2020, appendix A.
+    """
+    handle = handle_of(model)
+    ruled = _gradients(model, handle, loss_fn, batch, with_rule=True)
+    exact = _gradients(model, handle, loss_fn, batch, with_rule=False)
+    layers = []
+    for layer, weight in exact.weights.items():
+        point = handle.points.get(layer)
+        layers.append(
+            LayerAlignment(
+                layer,
+                point,
+                angle(ruled.signals.get(point or ""), exact.signals.get(point or "")),
+                angle(ruled.deltas.get(layer), exact.deltas.get(layer)),
+                angle(ruled.weights.get(layer), weight),
+            )
+        )
+    return Alignment(tuple(layers))
+
+
+def angle(one: Tensor | None, other: Tensor | None) -> float:
+    """Return the angle between two tensors, flattened, in degrees from 0 to 180.
+
+    Args:
+        one: A tensor, or None for zero.
+        other: One of the same shape, or None for zero.
+
+    Returns:
+        The angle; nan where either is zero. From the difference of unit vectors, exact also at 0 degrees.
+    """
+    if one is None or other is None:
+        return math.nan
+    first, second = one.flatten().double(), other.flatten().double()
+    if not bool(first.any()) or not bool(second.any()):
+        return math.nan
+    first, second = first / first.norm(), second / second.norm()
+    return math.degrees(2 * math.atan2(float((first - second).norm()), float((first + second).norm())))
+
+
+def _gradients(
+    model: nn.Module,
+    handle: Handle,
+    loss_fn: Callable[[Any, Any], Tensor],
+    batch: tuple[Inputs, Any],
+    with_rule: bool,
+) -> _Gradients:
+    inputs, targets = batch
+    args, kwargs = as_arguments(inputs)
+    found = _Gradients()
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    layers = [name.rpartition(".")[0] for name, p in parameters.items() if p.dim() > 1]
+    points = set(handle.points.values())
+    hooks = _tensor_hooks(model, found, points, layers)
+    try:
+        mode = handle.from_error() if with_rule else handle.suspended()
+        with left_as_found(model), torch.enable_grad(), mode:
+            buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+            loss = loss_fn(functional_call(model, buffers, args, dict(kwargs)), targets)
+            grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for (name, parameter), grad in zip(parameters.items(), grads, strict=True):
+        layer, _, kind = name.rpartition(".")
+        if parameter.dim() > 1 and (layer not in found.weights or kind == "weight"):
+            found.weights[layer] = grad if grad is not None else torch.zeros_like(parameter)
+    return found
+
+
+def _tensor_hooks(model: nn.Module, found: _Gradients, points: set[str], layers: list[str]) -> list[Any]:
+    """Forward hooks that run before the rule's own and ask each activation for its gradient."""
+    modules: Mapping[str, nn.Module] = dict(model.named_modules())
+    hooks = []
+    for wanted, kept in ((points, found.signals), (set(layers), found.deltas)):
+        for label in wanted:
+            name, _, call = label.partition("#")
+            keeper = _Keeper(kept, label, int(call or 1))
+            hooks.append(modules[name].register_forward_hook(keeper, prepend=True))
+    return hooks
+
+
+class _Keeper:
+    """Forward hook that keeps the gradient at one call of a module."""
+
+    def __init__(self, kept: dict[str, Tensor], label: str, call: int) -> None:
+        self.kept, self.label, self.call, self.calls = kept, label, call, 0
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
+        self.calls += 1
+        if self.calls == self.call and isinstance(output, Tensor) and output.requires_grad:
+            output.register_hook(self._keep)
+
+    def _keep(self, grad: Tensor) -> None:
+        self.kept[self.label] = grad.detach()

@@ -1,0 +1,178 @@
+"""How an error `[..., C]` meets an activation: which sizes are positions, which are features."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from feedalign.errors import AmbiguousShapeError, FeedbackShapeError
+
+Layout = Literal["full", "shared", "repeated"]
+FeatureAxis = Literal["last", "second", "unknown"]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Shape of a tensor on the example inputs and the axis that holds its features.
+
+    Attributes:
+        shape: The shape, batch first.
+        axis: `"last"` after linear layers, `"second"` after convolutions, `"unknown"` otherwise.
+    """
+
+    shape: tuple[int, ...]
+    axis: FeatureAxis
+
+    def features(self) -> int:
+        """Number of features at one position."""
+        return self.shape[1] if self.axis == "second" else self.shape[-1]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How what is broadcast becomes the teaching signal of one feedback point.
+
+    Attributes:
+        layout: `"full"`: all sizes but the first are features. `"shared"`: the error has the activation's
+            positions, which one matrix serves. `"repeated"`: the error has none and is repeated over them.
+        error_axis: Where the error's features are.
+        axis: Where the activation's features are.
+        num_kept: For `"shared"`, how many leading sizes error and activation have in common (features last).
+        num_outputs: C, rows of the feedback matrix.
+        num_features: D, its columns.
+        feature_shape: The activation's sizes that make up D.
+    """
+
+    layout: Layout
+    error_axis: FeatureAxis
+    axis: FeatureAxis
+    num_kept: int
+    num_outputs: int
+    num_features: int
+    feature_shape: tuple[int, ...]
+
+    def rows(self, vector: Tensor) -> Tensor:
+        """Flatten what is broadcast to `[rows, C]`."""
+        if self.layout == "full":
+            return vector.reshape(vector.shape[0], -1)
+        return _features_last(vector, self.error_axis).reshape(-1, self.num_outputs)
+
+    def num_rows(self, shape: tuple[int, ...]) -> int:
+        """Number of rows that reach an activation of the given shape."""
+        if self.layout != "shared":
+            return shape[0]
+        return math.prod(shape) // self.num_features
+
+    def deliver(self, projected: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Shape `[rows, D]` into a teaching signal for an activation of the given shape."""
+        if self.layout == "full":
+            return projected.reshape(shape)
+        positions_last = shape if self.axis != "second" else (shape[0], *shape[2:], shape[1])
+        if self.layout == "repeated":
+            middle = len(positions_last) - 2
+            signal = projected.reshape(shape[0], *[1] * middle, self.num_features).expand(positions_last)
+        else:
+            signal = projected.reshape(positions_last)
+        return signal.movedim(-1, 1) if self.axis == "second" else signal
+
+    def check(self, shape: tuple[int, ...], point: str) -> None:
+        """Raise FeedbackShapeError if an activation no longer fits the feedback drawn for it."""
+        if self.layout == "full":
+            features = math.prod(shape[1:])
+        elif self.axis == "second":
+            features = shape[1]
+        else:
+            kept = self.num_kept if self.layout == "shared" else len(shape) - 1
+            features = math.prod(shape[kept:])
+        if features != self.num_features:
+            raise FeedbackShapeError(
+                f"Feedback point {point!r} gave an activation of shape {tuple(shape)}, that is {features} features, but "
+                f"its feedback was drawn for {self.num_features} (shape {self.feature_shape}). Attach again with "
+                'example inputs of the new size, or use positions="shared" so that one matrix serves every position.'
+            )
+
+
+def _features_last(tensor: Tensor, axis: FeatureAxis) -> Tensor:
+    if tensor.dim() == 1:
+        return tensor.unsqueeze(-1)
+    return tensor.movedim(1, -1) if axis == "second" else tensor
+
+
+def place(error: Signature, activation: Signature, positions: str, point: str) -> Placement:
+    """Settle how the error is projected onto an activation.
+
+    Args:
+        error: Shape and feature axis of the output.
+        activation: Shape and feature axis of the activation at the feedback point.
+        positions: The rule's option: `"auto"`, `"shared"` or `"full"`.
+        point: The feedback point's name, for messages.
+
+    Returns:
+        The placement.
+
+    Raises:
+        AmbiguousShapeError: The shapes do not tell, or the option asks for what they do not allow.
+    """
+    if positions == "full" or (positions == "auto" and _is_plainly_full(error, activation)):
+        if error.shape[:1] != activation.shape[:1]:
+            raise _ambiguous(error, activation, point, "their first sizes, the samples, differ")
+        layout: Layout = "full"
+        num_outputs, feature_shape, kept = math.prod(error.shape[1:]), activation.shape[1:], 1
+        return Placement(layout, "last", "last", kept, num_outputs, math.prod(feature_shape), feature_shape)
+    if positions == "auto" and (error.axis == "second" or activation.axis == "unknown"):
+        raise _ambiguous(error, activation, point, "it is not clear which of the sizes are positions")
+    return _place_positions(error, activation, point)
+
+
+def _is_plainly_full(error: Signature, activation: Signature) -> bool:
+    """No positions anywhere, or only a convolution's under an error without positions."""
+    if len(error.shape) > 2:
+        return False
+    return len(activation.shape) <= 2 or activation.axis == "second"
+
+
+def _place_positions(error: Signature, activation: Signature, point: str) -> Placement:
+    axis: FeatureAxis = "second" if activation.axis == "second" else "last"
+    error_axis: FeatureAxis = "second" if error.axis == "second" and len(error.shape) > 2 else "last"
+    positions = _positions(activation.shape, axis)
+    wanted = _positions(error.shape, error_axis) if len(error.shape) > 1 else error.shape
+    if len(wanted) == 1 and wanted == positions[:1]:
+        features = activation.shape[1] if axis == "second" else activation.shape[-1]
+        return Placement(
+            "repeated",
+            error_axis,
+            axis,
+            1,
+            error.features() if len(error.shape) > 1 else 1,
+            features,
+            (features,),
+        )
+    if wanted != positions[: len(wanted)] or (axis == "second" and wanted != positions):
+        raise _ambiguous(
+            error, activation, point, f"the error's positions {wanted} are not the activation's {positions}"
+        )
+    feature_shape = (activation.shape[1],) if axis == "second" else activation.shape[len(wanted) :]
+    return Placement(
+        "shared",
+        error_axis,
+        axis,
+        len(wanted),
+        error.features(),
+        math.prod(feature_shape),
+        tuple(feature_shape),
+    )
+
+
+def _positions(shape: tuple[int, ...], axis: FeatureAxis) -> tuple[int, ...]:
+    return (shape[0], *shape[2:]) if axis == "second" else shape[:-1]
+
+
+def _ambiguous(error: Signature, activation: Signature, point: str, why: str) -> AmbiguousShapeError:
+    return AmbiguousShapeError(
+        f"The error has shape {error.shape} and the activation at {point!r} {activation.shape}: {why}. Say which it is "
+        'with the rule\'s option positions="shared" (one feedback matrix serves every position) or positions="full" '
+        "(positions count as features), or choose other points with points=."
+    )

@@ -1,0 +1,105 @@
+"""What every learning rule is: a frozen dataclass of options, declared facts and pure functions of tensors."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Self
+
+from torch import Tensor
+
+from feedalign.feedback import Draw, KaimingUniform
+
+Link = Literal["softmax", "sigmoid", "other"]
+Positions = Literal["auto", "shared", "full"]
+
+
+@dataclass(frozen=True)
+class Rule(ABC):
+    """A learning rule: options as fields, facts as class attributes.
+
+    Attributes:
+        name: The rule's name on the command line and in tables.
+        paper: Where the rule was published.
+        signal: The teaching signal in a formula, for tables.
+        needs_targets: The rule cannot work without `Handle.targets`.
+        learns_feedback: The feedback matrices are trained.
+        update_locked: Hidden layers must wait for the end of the forward pass.
+        weight_transport: A hidden layer's update depends on the weights (or their signs) of layers above it.
+        unbiased: The expected update is backprop's gradient.
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    signal: ClassVar[str]
+    needs_targets: ClassVar[bool] = False
+    learns_feedback: ClassVar[bool] = False
+    update_locked: ClassVar[bool] = True
+    weight_transport: ClassVar[bool] = False
+    unbiased: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class DirectRule(Rule):
+    """A rule that projects one vector, the same for all layers, straight onto each feedback point.
+
+    Args:
+        positions: How the error meets activations that have positions (time steps, tokens, pixels) beside
+            features. `"shared"`: one matrix `[C, D]` serves every position, and an error without positions
+            is repeated over them. `"full"`: positions count as features, `[C, positions * D]`. `"auto"`:
+            positions that the error has are kept, a convolution's are features, a linear layer's are shared.
+
+    Attributes:
+        default_draw: How feedback is drawn unless `attach(feedback=...)` says otherwise.
+        streams: With `Handle.targets`, the signal exists before the output does.
+        reads_output: `broadcast` and `check` need the output beside the error.
+    """
+
+    positions: Positions = "auto"
+
+    default_draw: ClassVar[Draw] = KaimingUniform()
+    streams: ClassVar[bool] = False
+    reads_output: ClassVar[bool] = False
+
+    @abstractmethod
+    def broadcast(self, error: Tensor, output: Tensor | None) -> Tensor:
+        """Return what every feedback matrix is multiplied with.
+
+        Args:
+            error: dL/dy at the output, `[..., C]`, with whatever scale the loss gave it.
+            output: The tensor at which the error was taken, `[..., C]`; None for rules that do not declare
+                `reads_output`.
+
+        Returns:
+            A tensor of the error's shape; the teaching signal of layer l is this times `feedback_l`.
+        """
+
+    def check(self, error: Tensor, output: Tensor | None) -> None:
+        """Raise if the rule cannot be computed from this error; called once, at the first backward."""
+
+    def for_output(self, link: Link | None) -> Self:
+        """Return the rule for a model whose output is made by `link` (None: it could not be told)."""
+        del link
+        return self
+
+
+@dataclass(frozen=True)
+class LayerwiseRule(Rule):
+    """A rule that sends the error back layer by layer through feedback weights instead of the forward ones."""
+
+    # What `attach` draws for each layer: a fixed weight, one that changes at every forward, or none.
+    default_draw: ClassVar[Draw] = KaimingUniform()
+    draws_feedback: ClassVar[bool] = True
+    redraws: ClassVar[bool] = False
+
+    @abstractmethod
+    def feedback_weight(self, weight: Tensor, drawn: Tensor | None) -> Tensor:
+        """Return what stands for the layer's weight in the product that makes its input gradient.
+
+        Args:
+            weight: The forward weight, `[out, in, ...]`, detached.
+            drawn: What was drawn for this layer, of the same shape; None for rules that draw nothing.
+
+        Returns:
+            The feedback weight, of the weight's shape.
+        """

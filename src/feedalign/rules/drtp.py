@@ -1,0 +1,64 @@
+"""Direct random target projection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from torch import Tensor
+
+from feedalign.rules.base import DirectRule, Link
+from feedalign.rules.targets_from_error import check_form, read_targets, settle_link
+
+
+@dataclass(frozen=True)
+class DRTP(DirectRule):
+    """Direct random target projection: the one-hot target stands for the error, `S_l = -s * Y B_l`.
+
+    It is DFA's signal with the prediction left out of `E = s * (prediction - Y)`. Two modes:
+
+    * from the error alone: `loss.backward()` as ever. Target and scale `s` (1/N of a mean, a GradScaler's
+      factor, a weight per sample) are read from the error and the output, for softmax and sigmoid outputs with
+      hard targets. A sample whose error underflowed to zero sends no signal.
+    * streaming: `handle.targets(y, scale=...)` before the forward. Each layer's gradient is made the moment its
+      activation exists (`S_l = -s * B_l[y]`, a row of the feedback) and its graph is freed, so that activation
+      memory does not grow with depth.
+
+    Args:
+        positions: See `DirectRule`.
+        link: What turns the output into a prediction: `"softmax"` (cross-entropy) or `"sigmoid"` (binary
+            cross-entropy). None: a final `nn.Softmax`, `nn.LogSoftmax` or `nn.Sigmoid` tells, else `"softmax"`; the
+            first backward checks it.
+        allow_unbounded: Accept activations that do not saturate (ReLU and its kin). The signal never fades, so
+            that their layers grow without bound; saturation is what stops DRTP's learning.
+
+    Source: Frenkel et al. 2021, Algorithm 1 (its sign; the Supplementary Note's is B -> -B).
+
+    Differs from the paper: hidden layers carry the loss's own scale (1/N of a mean, 1/C of a mean over classes),
+    where the authors' code sums them over the batch.
+    """
+
+    link: Link | None = None
+    allow_unbounded: bool = False
+
+    name: ClassVar[str] = "drtp"
+    paper: ClassVar[str] = "Frenkel et al. 2021"
+    signal: ClassVar[str] = "-s y B"
+    update_locked: ClassVar[bool] = False
+    streams: ClassVar[bool] = True
+    reads_output: ClassVar[bool] = True
+
+    def broadcast(self, error: Tensor, output: Tensor | None) -> Tensor:
+        """Return `-s * Y`, `[..., C]`."""
+        assert output is not None
+        targets, scale = read_targets(error, output, self.link or "softmax")
+        return targets * -scale
+
+    def check(self, error: Tensor, output: Tensor | None) -> None:
+        """Raise ErrorFormError unless the error is `s * (link(output) - targets)`."""
+        assert output is not None
+        check_form(error, output, self.link or "softmax", type(self).__name__)
+
+    def for_output(self, link: Link | None) -> Self:
+        """Return the rule with its link settled."""
+        return settle_link(self, link)

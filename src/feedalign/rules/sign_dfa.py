@@ -1,0 +1,58 @@
+"""Direct feedback alignment with the sign of the error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from torch import Tensor
+
+from feedalign.rules.base import DirectRule, Link
+from feedalign.rules.targets_from_error import check_form, read_targets, settle_link
+
+
+@dataclass(frozen=True)
+class SignDFA(DirectRule):
+    """sDFA: the sign of the error vector is projected, `S_l = s * sign(E) B_l`.
+
+    The sign forgets the loss's scale `s` (1/N of a mean, a GradScaler's factor, a weight per sample), so it is
+    read back per sample, `s = |E|_1 / |prediction - target|_1`; the output layer and the hidden ones then stay
+    on one scale. A sample whose error underflowed to zero sends no signal.
+
+    Args:
+        positions: See `DirectRule`.
+        link: What turns the output into a prediction: `"softmax"` (cross-entropy) or `"sigmoid"` (binary
+            cross-entropy). None: a final `nn.Softmax`, `nn.LogSoftmax` or `nn.Sigmoid` tells, else `"softmax"`; the
+            first backward checks it, or `"other"` for any other bounded output, e.g. tanh with squared
+            error: there `s` cannot be read and is 1/N, which is right for a mean loss without a GradScaler.
+
+    Source: Frenkel et al. 2021, section 2.1.
+
+    Differs from the paper: the authors' code sums hidden gradients over the batch and averages the output's.
+    """
+
+    link: Link | None = None
+
+    name: ClassVar[str] = "sign-dfa"
+    paper: ClassVar[str] = "Frenkel et al. 2021"
+    signal: ClassVar[str] = "s sign(e) B"
+    reads_output: ClassVar[bool] = True
+
+    def broadcast(self, error: Tensor, output: Tensor | None) -> Tensor:
+        """Return `s * sign(error)`, `[..., C]`."""
+        if self.link == "other":
+            num_rows = error.numel() // error.shape[-1]
+            return error.sign() / num_rows
+        assert output is not None
+        _, scale = read_targets(error, output, self.link or "softmax")
+        return scale * error.sign()
+
+    def check(self, error: Tensor, output: Tensor | None) -> None:
+        """Raise ErrorFormError unless the error is `s * (link(output) - targets)`."""
+        if self.link != "other":
+            assert output is not None
+            check_form(error, output, self.link or "softmax", type(self).__name__)
+
+    def for_output(self, link: Link | None) -> Self:
+        """Return the rule with its link settled."""
+        return settle_link(self, link)

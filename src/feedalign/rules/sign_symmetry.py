@@ -1,0 +1,89 @@
+"""Sign-symmetric feedback: the feedback weights share the signs of the forward ones, not their magnitudes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from feedalign.feedback import Draw, ScaledUniform
+from feedalign.rules.base import LayerwiseRule
+
+
+@dataclass(frozen=True)
+class USF(LayerwiseRule):
+    """Uniform sign-concordant feedback: `B = scale * sign(W)`.
+
+    Args:
+        scale: The one magnitude of all feedback weights; None: `1 / sqrt(3 * fan_in)`, the root mean square of
+            torch's own initial weights, so that signals start on backprop's scale.
+
+    Source: Liao, Leibo & Poggio 2016.
+
+    Differs from the paper: it uses a magnitude of 1 and relies on batch normalization or sign-only updates to
+    absorb it; `scale=1.0` is that.
+    """
+
+    scale: float | None = None
+
+    name: ClassVar[str] = "usf"
+    paper: ClassVar[str] = "Liao, Leibo & Poggio 2016"
+    signal: ClassVar[str] = "delta s sign(W)"
+    weight_transport: ClassVar[bool] = True
+    draws_feedback: ClassVar[bool] = False
+
+    def feedback_weight(self, weight: Tensor, drawn: Tensor | None) -> Tensor:
+        """Return `scale * sign(weight)`, of the weight's shape `[out, in, ...]`."""
+        del drawn
+        fan_in = math.prod(weight.shape[1:])
+        return weight.sign() * (self.scale if self.scale is not None else 1.0 / math.sqrt(3 * fan_in))
+
+
+@dataclass(frozen=True)
+class FRSF(LayerwiseRule):
+    """Fixed random-magnitude sign-concordant feedback: `B = |M| * sign(W)`, M drawn once.
+
+    Source: Liao, Leibo & Poggio 2016.
+
+    Differs from the paper: M is uniform in `+-1/sqrt(fan_in)` rather than of unit size, for the reason given at
+    `USF`.
+    """
+
+    name: ClassVar[str] = "frsf"
+    paper: ClassVar[str] = "Liao, Leibo & Poggio 2016"
+    signal: ClassVar[str] = "delta |M| sign(W)"
+    weight_transport: ClassVar[bool] = True
+    default_draw: ClassVar[Draw] = ScaledUniform()
+
+    def feedback_weight(self, weight: Tensor, drawn: Tensor | None) -> Tensor:
+        """Return `|drawn| * sign(weight)`, of the weight's shape `[out, in, ...]`."""
+        assert drawn is not None
+        return drawn.abs() * weight.sign()
+
+
+@dataclass(frozen=True)
+class BRSF(LayerwiseRule):
+    """Batch-wise random-magnitude sign-concordant feedback: `B = |M| * sign(W)`, M drawn anew at every forward.
+
+    M is a pure function of a seed and a step counter, both buffers: a resumed run, every rank of a distributed
+    run and every device draw the same numbers, and no global random state is touched.
+
+    Source: Liao, Leibo & Poggio 2016.
+
+    Differs from the paper: M is uniform in `+-1/sqrt(fan_in)` rather than of unit size, for the reason given at
+    `USF`.
+    """
+
+    name: ClassVar[str] = "brsf"
+    paper: ClassVar[str] = "Liao, Leibo & Poggio 2016"
+    signal: ClassVar[str] = "delta |M_t| sign(W)"
+    weight_transport: ClassVar[bool] = True
+    default_draw: ClassVar[Draw] = ScaledUniform()
+    redraws: ClassVar[bool] = True
+
+    def feedback_weight(self, weight: Tensor, drawn: Tensor | None) -> Tensor:
+        """Return `|drawn| * sign(weight)`, of the weight's shape `[out, in, ...]`."""
+        assert drawn is not None
+        return drawn.abs() * weight.sign()

@@ -1,0 +1,93 @@
+"""Reading the targets and the loss's scale back from an error `E = s * (prediction - Y)`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import Tensor
+
+from feedalign.errors import ErrorFormError
+
+if TYPE_CHECKING:
+    from feedalign.rules.base import Link
+    from feedalign.rules.drtp import DRTP
+    from feedalign.rules.sign_dfa import SignDFA
+
+    Linked = TypeVar("Linked", DRTP, SignDFA)
+
+# Errors in bfloat16 are off by 2^-8; a wrong link by a third and more.
+FORM_TOLERANCE = 0.05
+
+
+def settle_link(rule: Linked, link: Link | None) -> Linked:
+    """Return the rule with its link settled: the user's word first, then the model's last module's."""
+    return replace(rule, link=rule.link or link or "softmax")
+
+
+def read_targets(error: Tensor, output: Tensor, link: str) -> tuple[Tensor, Tensor]:
+    """Return the hard targets and the scale of each sample's loss.
+
+    Works on ratios of small numbers that are exact in floating point, never on `1 - p` of a confident p.
+
+    Args:
+        error: dL/da, `[..., C]`, at the output before its softmax or sigmoid.
+        output: a, `[..., C]`.
+        link: `"softmax"` or `"sigmoid"`.
+
+    Returns:
+        Targets `[..., C]` of zeros and ones, and the scale `s` `[..., 1]` (zero where the error is all zero), in
+        the error's dtype.
+    """
+    error32, output32 = error.float(), output.float()
+    if error.dtype == torch.float64:
+        error32, output32 = error, output.double()
+    targets, distance, magnitude = (_softmax if link == "softmax" else _sigmoid)(error32, output32)
+    total = distance.sum(-1, keepdim=True)
+    scale = torch.where(total > 0, magnitude.sum(-1, keepdim=True) / total, torch.zeros_like(total))
+    return targets.to(error.dtype), scale.to(error.dtype)
+
+
+def _softmax(error: Tensor, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The target's error is the only one not above zero; ties (underflow) go to the largest output."""
+    smallest = error.amin(-1, keepdim=True)
+    candidates = output.masked_fill(error > smallest, -torch.inf)
+    classes = torch.arange(output.shape[-1], device=output.device)
+    targets = (classes == candidates.argmax(-1, keepdim=True)).to(error.dtype)
+    others = 1 - targets
+    return targets, output.softmax(-1) * others, error * others
+
+
+def _sigmoid(error: Tensor, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """An error of exactly zero comes from a prediction that rounded to its target."""
+    is_one = (error < 0) | ((error == 0) & (output > 0))
+    distance = torch.where(is_one, (-output).sigmoid(), output.sigmoid())
+    return is_one.to(error.dtype), distance, error.abs()
+
+
+def check_form(error: Tensor, output: Tensor, link: str, rule: str) -> None:
+    """Raise unless the error is `s * (link(output) - targets)` with hard targets.
+
+    Args:
+        error: dL/da, `[..., C]`.
+        output: a, `[..., C]`.
+        link: `"softmax"` or `"sigmoid"`.
+        rule: The rule's name, for the message.
+
+    Raises:
+        ErrorFormError: The error has another form: another loss, another link, or soft targets.
+    """
+    targets, scale = read_targets(error, output, link)
+    prediction = output.softmax(-1) if link == "softmax" else output.sigmoid()
+    misfit = (error - scale * (prediction - targets)).norm()
+    if bool(misfit <= FORM_TOLERANCE * error.norm()):
+        return
+    other = "sigmoid" if link == "softmax" else "softmax"
+    raise ErrorFormError(
+        f"{rule} reads the targets and the scale of the loss from the error, which for a {link} output with hard "
+        f"targets is s * ({link}(output) - targets); the error that arrived is not of this form. "
+        f"For {'binary ' if other == 'sigmoid' else ''}cross-entropy on a {other} output use "
+        f"fa.{rule}(link={other!r}); for label smoothing or any other loss use fa.DFA(), "
+        "or give the targets to fa.DRTP with handle.targets(y)."
+    )

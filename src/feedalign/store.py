@@ -1,0 +1,81 @@
+"""The one child module that holds what a rule drew."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from feedalign.feedback import counter_uniform
+
+if TYPE_CHECKING:
+    from feedalign.handle import Handle
+
+CHILD_NAME = "feedalign"
+
+
+class FeedbackStore(nn.Module):
+    """Feedback as buffers, so that `.to()`, `state_dict`, deep copies and DistributedDataParallel see it.
+
+    Its forward is the identity: a user's forward that runs over all children meets it and loses nothing.
+    """
+
+    handle: Handle
+    seed: Tensor
+    counter: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.redrawn: dict[str, int] = {}
+
+    def forward(self, activation: Tensor) -> Tensor:
+        """Return the input as it is."""
+        return activation
+
+    def keep(self, key: str, feedback: Tensor) -> None:
+        """Hold a fixed feedback matrix under a key."""
+        self.register_buffer(key, feedback)
+
+    def redraw_at_every_forward(self, keys: list[str], seed: int) -> None:
+        """Hold a seed and a counter from which the feedback of these keys is drawn anew at every forward."""
+        self.redrawn = {key: position for position, key in enumerate(keys)}
+        self.register_buffer("seed", torch.tensor(seed, dtype=torch.int64))
+        self.register_buffer("counter", torch.zeros((), dtype=torch.int64))
+
+    def step(self) -> None:
+        """Move on to the next draw."""
+        if self.redrawn:
+            self.counter.add_(1)
+
+    def feedback(self, key: str) -> Tensor:
+        """Return the fixed feedback held under a key."""
+        held: Tensor = getattr(self, key)
+        return held
+
+    def drawn(self, key: str, weight: Tensor) -> Tensor | None:
+        """Return what is drawn for a layer at this forward, of the weight's shape and dtype; None if nothing is."""
+        if key in self.redrawn:
+            stream = self.counter * len(self.redrawn) + self.redrawn[key]
+            return counter_uniform(tuple(weight.shape), self.seed, stream).to(weight.dtype)
+        return self.feedback(key) if key in self._buffers else None
+
+
+def host_of(model: nn.Module) -> nn.Module:
+    """Return the module under which the store is registered.
+
+    A Sequential would take it for its last layer, and `len` and indices would shift: there it goes to the last
+    layer itself.
+    """
+    host = model
+    while isinstance(host, (nn.Sequential, nn.ModuleList)) and len(host) > 0:
+        host = host[-1]
+    return host
+
+
+def key_of(label: str, taken: set[str]) -> str:
+    """Turn the name of a feedback point or layer into a buffer name that no other has."""
+    key = label.replace(".", "_").replace("#", "__") or "model"
+    while key in taken or key in {"seed", "counter", "handle", "redrawn", "training"}:
+        key += "_"
+    return key

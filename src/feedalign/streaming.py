@@ -1,0 +1,177 @@
+"""Streaming: each layer's gradient is made the moment its activation exists, and its graph is freed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from feedalign.errors import StreamingError, TargetsError
+from feedalign.transforms import inside_distributed, inside_transform
+
+if TYPE_CHECKING:
+    from feedalign.broadcast import Receiver
+
+
+@dataclass
+class Stream:
+    """Targets of the coming forward, and what is needed to notice gradients that were thrown away.
+
+    Attributes:
+        num_outputs: C.
+        rows: Class indices `[rows]`, or targets `[rows, C]`; None: none were given since the last forward.
+        scale: The factor on each row, `[rows, 1]` or one number.
+        made: Version of each streamed gradient as it was left, by parameter.
+    """
+
+    num_outputs: int
+    rows: Tensor | None = None
+    scale: Tensor | float = 1.0
+    made: dict[nn.Parameter, int] = field(default_factory=dict)
+
+    def give(self, targets: Tensor, scale: float | Tensor | None) -> None:
+        """Take the targets of the coming forward.
+
+        Args:
+            targets: Class indices of any integer dtype, `[N]` or `[N, positions...]`, or zeros and ones
+                `[..., C]` of a floating dtype.
+            scale: Factor of the loss on each sample: one number, or a tensor of the shape of the indices. None:
+                one over the number of rows, which is right for a cross-entropy averaged over them.
+
+        Raises:
+            TargetsError: Targets or scale are of the wrong type or shape, or outside the classes.
+        """
+        rows = as_rows(targets, self.num_outputs)
+        if isinstance(scale, Tensor) and scale.dim() > 0:
+            if scale.numel() != rows.shape[0]:
+                raise TargetsError(
+                    f"scale has {scale.numel()} entries for {rows.shape[0]} targets; give one number or one per target."
+                )
+            scale = scale.detach().reshape(-1, 1)
+        self.scale = 1.0 / max(rows.shape[0], 1) if scale is None else scale
+        self.rows = rows
+
+    def begin(self) -> None:
+        """Check that this forward has targets and can stream at all."""
+        if self.rows is None:
+            raise TargetsError(
+                "No targets for this forward: call handle.targets(y) before every training forward, or "
+                "handle.targets(None) to go back to learning from the error."
+            )
+        if inside_transform():
+            raise StreamingError(
+                "Streaming makes gradients inside the forward, which torch.func transforms cannot see; call "
+                "handle.targets(None) and let the rule learn from the error."
+            )
+        if inside_distributed():
+            raise StreamingError(
+                "Streaming makes gradients inside the forward, before DistributedDataParallel averages them over ranks; "
+                "call handle.targets(None) and let the rule learn from the error."
+            )
+
+    def teach(
+        self,
+        receiver: Receiver,
+        activation: Tensor,
+        feedback: Tensor | None,
+        parameters: Sequence[nn.Parameter],
+    ) -> None:
+        """Differentiate one block with its teaching signal `-scale * Y @ feedback` and free its graph.
+
+        Args:
+            receiver: The feedback point.
+            activation: Its activation, still with its graph.
+            feedback: `[C, D]`; None where a projection stands for it.
+            parameters: What the point teaches.
+
+        Raises:
+            TargetsError: There are not as many targets as the activation has rows.
+        """
+        assert self.rows is not None
+        with torch.no_grad():
+            signal = self._signal(receiver, activation, feedback)
+        torch.autograd.backward(activation, signal)
+        for parameter in parameters:
+            if parameter.grad is not None:
+                self.made[parameter] = parameter.grad._version
+
+    def _signal(self, receiver: Receiver, activation: Tensor, feedback: Tensor | None) -> Tensor:
+        assert self.rows is not None
+        num_rows = receiver.placement.num_rows(tuple(activation.shape))
+        if self.rows.shape[0] != num_rows:
+            raise TargetsError(
+                f"{self.rows.shape[0]} targets were given, but feedback point {receiver.point!r} has {num_rows} rows "
+                f"(activation of shape {tuple(activation.shape)}): one target for each is needed."
+            )
+        if feedback is not None and self.rows.dim() == 1:
+            picked = feedback.index_select(0, self.rows.to(feedback.device)).to(activation.dtype)
+            return receiver.placement.deliver(picked.mul_(-self.scale), activation.shape)
+        targets = self.rows
+        if targets.dim() == 1:
+            targets = nn.functional.one_hot(targets, self.num_outputs)
+        vector = targets.to(activation.dtype) * -self.scale
+        return receiver.signal(vector, feedback, activation.shape, activation.dtype)
+
+    def end(self, output: Tensor) -> None:
+        """Forget the targets; at the output's backward, look whether the streamed gradients are still there."""
+        self.rows = None
+        made, self.made = self.made, {}
+        if output.requires_grad and made:
+            output.register_hook(_LossDetector(made))
+
+
+class _LossDetector:
+    """Tensor hook that notices `zero_grad()` between the forward and the backward."""
+
+    def __init__(self, made: dict[nn.Parameter, int]) -> None:
+        self.made = made
+
+    def __call__(self, error: Tensor) -> None:
+        for parameter, version in self.made.items():
+            grad = parameter.grad
+            if grad is None or (grad._version != version and not bool(grad.any())):
+                raise StreamingError(
+                    "Gradients that streaming made in the forward were thrown away before the optimizer saw them: call "
+                    "optimizer.zero_grad() before the forward, not between the forward and loss.backward()."
+                )
+
+
+def as_rows(targets: object, num_outputs: int) -> Tensor:
+    """Check targets and flatten them to class indices `[rows]` or to `[rows, C]`.
+
+    Args:
+        targets: As given to `Handle.targets`.
+        num_outputs: C.
+
+    Returns:
+        The flattened targets.
+
+    Raises:
+        TargetsError: They are of the wrong type or shape, or outside the classes.
+    """
+    if not isinstance(targets, Tensor):
+        raise TargetsError(
+            f"Targets are {type(targets).__name__}; give a tensor of class indices or of zeros and ones."
+        )
+    targets = targets.detach()
+    if targets.is_floating_point() or targets.dtype == torch.bool:
+        if num_outputs == 1:
+            return targets.reshape(-1, 1)
+        if targets.dim() < 2 or targets.shape[-1] != num_outputs:
+            raise TargetsError(
+                f"Targets of shape {tuple(targets.shape)} and dtype {targets.dtype} do not fit {num_outputs} outputs: give "
+                f"class indices (an integer dtype) or zeros and ones of shape [..., {num_outputs}]."
+            )
+        return targets.reshape(-1, num_outputs)
+    rows = targets.reshape(-1).long()
+    if num_outputs == 1:
+        return rows.unsqueeze(-1)
+    if rows.numel() and (int(rows.min()) < 0 or int(rows.max()) >= num_outputs):
+        raise TargetsError(
+            f"Targets run from {int(rows.min())} to {int(rows.max())}, but the output has classes 0 to {num_outputs - 1}. "
+            "To leave samples out, give any valid class and a scale of 0 for them."
+        )
+    return rows

@@ -1,0 +1,137 @@
+"""Models on which a rule cannot work, and paths on which it would not act."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from feedalign.assign import Candidate, layer_names
+from feedalign.blueprint import Blueprint
+from feedalign.errors import (
+    AlreadyAttachedError,
+    AttachError,
+    CompiledModelError,
+    UnsuitableModelError,
+    WrappedModelError,
+)
+from feedalign.points import RECTIFIERS, SATURATING
+from feedalign.rules.drtp import DRTP
+from feedalign.store import FeedbackStore
+
+
+def refuse_unattachable(model: object) -> None:
+    """Raise if a model cannot take a rule as it stands.
+
+    Args:
+        model: What was given as the model.
+
+    Raises:
+        AttachError: It is no module.
+        AlreadyAttachedError: A rule is attached already.
+        CompiledModelError: It, or a part of it, was compiled.
+        WrappedModelError: It is wrapped for several devices.
+    """
+    if not isinstance(model, nn.Module):
+        raise AttachError(f"The model is {type(model).__name__}; give a torch.nn.Module.")
+    if any(isinstance(module, FeedbackStore) for module in model.modules()):
+        raise AlreadyAttachedError(
+            "A rule is attached to this model, or to a part of it, already; take it away first with handle.remove() "
+            "(fa.handle_of(model) finds the handle). Different rules for different layers go into one attach: "
+            "{'conv*': fa.Shallow(), 'fc*': fa.DFA()}."
+        )
+    if isinstance(model, (DataParallel, DistributedDataParallel)):
+        raise WrappedModelError(
+            f"The model is wrapped in {type(model).__name__}; attach to the model inside, then wrap it, so that the feedback "
+            "is sent to every rank."
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise CompiledModelError(
+            "The model is TorchScript, which no hook can reach; attach to the Python module."
+        )
+    _refuse_compiled(model)
+
+
+def _refuse_compiled(model: nn.Module) -> None:
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")
+    wrapper = getattr(dynamo, "OptimizedModule", ()) if dynamo is not None else ()
+    for module in model.modules():
+        if isinstance(module, wrapper) or getattr(module, "_compiled_call_impl", None) is not None:
+            raise CompiledModelError(
+                "The model, or a part of it, is compiled already, and compiled code would skip the rule. Attach first, then "
+                "compile: fa.attach(model, ...); model = torch.compile(model)."
+            )
+
+
+def refuse_dead(model: nn.Module, candidates: Iterable[Candidate]) -> None:
+    """Raise UnsuitableModelError for rectifiers behind layers of zeros: a fixed point of every feedback rule."""
+    modules = dict(model.named_modules())
+    parameters = dict(model.named_parameters())
+    for candidate in candidates:
+        if not candidate.cuts or not isinstance(modules[candidate.call.module], RECTIFIERS):
+            continue
+        taught = [parameters[name] for name in candidate.block.direct]
+        matrices = [p for p in taught if p.dim() > 1]
+        if matrices and not any(bool(p.any()) for p in taught):
+            raise UnsuitableModelError(
+                f"{', '.join(layer_names(candidate.block.direct))} starts at zero before the rectifier "
+                f"{candidate.call.module!r}, whose slope at zero is zero: no weight would ever move. Start from random "
+                "weights or use a saturating activation such as nn.Tanh."
+            )
+
+
+def refuse_unbounded(model: nn.Module, candidates: Iterable[Candidate]) -> None:
+    """Raise UnsuitableModelError for DRTP at activations that never saturate."""
+    modules = dict(model.named_modules())
+    for candidate in candidates:
+        module = modules[candidate.call.module]
+        if (
+            not isinstance(candidate.rule, DRTP)
+            or candidate.rule.allow_unbounded
+            or isinstance(module, SATURATING)
+        ):
+            continue
+        raise UnsuitableModelError(
+            f"DRTP at {candidate.call.module!r} ({type(module).__name__}): its signal never fades, and only an activation that "
+            "saturates stops the weights from growing without bound. Use nn.Tanh or nn.Sigmoid, or insist with "
+            "fa.DRTP(allow_unbounded=True)."
+        )
+
+
+def leaks(plan: Blueprint) -> list[str]:
+    """Return layers that exact backprop reaches around the rule.
+
+    For rules that cut: those that the error reaches from the output through another layer's weights. For layer-wise
+    rules: those whose input gradient is left to their true weights.
+
+    Args:
+        plan: The model read, its rules assigned.
+
+    Returns:
+        Names of layers.
+    """
+    found = _transporting(plan) if plan.gated else []
+    if any(candidate.cuts for candidate in plan.candidates):
+        own = {name for c in plan.candidates if not c.cuts for name in c.block.parameters}
+        reached = layer_names(tuple(name for name in plan.output_block.through if name not in own))
+        found += [name for name in reached if name not in found]
+    return found
+
+
+def _transporting(plan: Blueprint) -> list[str]:
+    trainable = set(plan.probe.parameters.values())
+    found: list[str] = []
+    for call in plan.probe.calls:
+        module = plan.model.get_submodule(call.module)
+        own = [
+            n
+            for n, p in module.named_parameters(recurse=False)
+            if p.dim() > 1 and f"{call.module}.{n}" in trainable
+        ]
+        has_source = any(node is not None for node in call.input_nodes)
+        if own and has_source and call.module not in plan.gated and call.module not in found:
+            found.append(call.module)
+    return found

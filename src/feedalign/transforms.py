@@ -1,0 +1,24 @@
+"""What surrounds a running forward: function transforms, a backward pass, DistributedDataParallel.
+
+Torch has no public way to ask; each question is asked in one place, here.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+
+def inside_transform() -> bool:
+    """Whether a `torch.func` transform (vmap, grad, ...) is running: values cannot be looked at."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def inside_backward() -> bool:
+    """Whether a backward pass is running, as it is while activation checkpointing recomputes."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def inside_distributed() -> bool:
+    """Whether the forward of a DistributedDataParallel model is running."""
+    return DistributedDataParallel._get_active_ddp_module() is not None

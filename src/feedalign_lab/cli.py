@@ -1,0 +1,85 @@
+"""The `feedalign` command: parsing. What the commands do is imported once it is known that one will run."""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+_EXIT_USER_ERROR = 2
+_EXIT_INTERRUPTED = 130
+
+_ABOUT = """Train networks without backpropagating through them, and compare the rules that do so.
+
+Examples:
+  feedalign compare --data digits --rules all --trials 3
+  feedalign rules
+"""
+_COMPARE = """Train one network under several rules and put error, angles to backprop and cost side by side.
+
+Examples:
+  feedalign compare
+  feedalign compare --data digits --rules all --trials 3
+  feedalign compare --data mnist --network fc1-500 --epochs 10 --rules backprop,fa,dfa,drtp,shallow
+  feedalign compare --data cifar10 --network conv --flip --rules backprop,dfa --device cuda
+"""
+_TRAIN = """Train one network under one rule and save its weights.
+
+Examples:
+  feedalign train --rule drtp
+  feedalign train --data mnist --network fc2-1000 --rule dfa --epochs 10 --dropout 0.1 --out runs/dfa
+"""
+_DESCRIBE = """Show what teaches each layer of a network under a rule.
+
+Examples:
+  feedalign describe --rule dfa
+  feedalign describe --data mnist --network conv --rule fa
+"""
+_RULES = """List the rules with what they need and what they are free of.
+
+Examples:
+  feedalign rules
+  feedalign rules --json
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: The arguments after the command's name; None takes those of the process.
+
+    Returns:
+        The exit status: 0 done, 1 a trial diverged, 2 a wrong argument or bad input, 130 interrupted.
+    """
+    try:
+        import tyro
+    except ModuleNotFoundError:
+        print("feedalign: the command needs the lab extra: pip install 'feedalign[lab]'.", file=sys.stderr)
+        return _EXIT_USER_ERROR
+    from tyro.conf import FlagCreatePairsOff, subcommand
+
+    from feedalign_lab.options import CompareOptions, DescribeOptions, RulesOptions, TrainOptions
+
+    try:
+        options = tyro.cli(
+            Annotated[CompareOptions, subcommand("compare", description=_COMPARE)]
+            | Annotated[TrainOptions, subcommand("train", description=_TRAIN)]
+            | Annotated[DescribeOptions, subcommand("describe", description=_DESCRIBE)]
+            | Annotated[RulesOptions, subcommand("rules", description=_RULES)],
+            prog="feedalign",
+            description=_ABOUT,
+            args=argv,
+            config=(FlagCreatePairsOff,),
+        )
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else _EXIT_USER_ERROR
+    try:
+        from feedalign_lab.cli_commands import run
+
+        return run(options)
+    except KeyboardInterrupt:
+        print("feedalign: interrupted.", file=sys.stderr)
+        return _EXIT_INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

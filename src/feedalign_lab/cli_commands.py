@@ -1,0 +1,183 @@
+"""What each command does."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from feedalign.errors import FeedalignError
+from feedalign_lab import data
+from feedalign_lab.choices import parse_rule_names, rule_class, task_of
+from feedalign_lab.comparison import Comparison, Plan, run_comparison, run_training
+from feedalign_lab.errors import SettingError
+from feedalign_lab.learner import LearnerSpec, make_learner
+from feedalign_lab.models import check_network_name
+from feedalign_lab.options import (
+    CompareOptions,
+    DescribeOptions,
+    Options,
+    RulesOptions,
+    RunOptions,
+    TrainOptions,
+)
+from feedalign_lab.progress import TrainingProgress
+from feedalign_lab.report import comparison_table, rule_facts, rules_table
+from feedalign_lab.results import ResultsFolder, to_json
+from feedalign_lab.settings import data_setting, rule_setting
+from feedalign_lab.training import Schedule
+
+_EXIT_OK, _EXIT_DIVERGED, _EXIT_USER_ERROR, _EXIT_INTERRUPTED = 0, 1, 2, 130
+_MIN_TABLE_WIDTH = 120
+
+
+def run(options: Options) -> int:
+    """Run one command; what the user got wrong is said in one line on stderr.
+
+    Args:
+        options: What the command line was parsed to.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        match options:
+            case CompareOptions():
+                return _compare(options)
+            case TrainOptions():
+                return _train(options)
+            case DescribeOptions():
+                return _describe(options)
+            case RulesOptions():
+                return _rules(options)
+    except FeedalignError as error:
+        print(f"feedalign: {error}", file=sys.stderr)
+        return _EXIT_USER_ERROR
+
+
+def _compare(options: CompareOptions) -> int:
+    """Train every rule and show them side by side."""
+    plan = _plan(options, parse_rule_names(options.rules, task_of(options.data)), options.trials)
+    device = _device(options.device)
+    folder = ResultsFolder.open(_folder_path(options, plan), overwrite=options.overwrite)
+    with _threads(options.threads):
+        dataset = data.load(plan.data, device)
+        num_trials = plan.trials * len(plan.rules)
+        with TrainingProgress(num_trials, plan.schedule.epochs, is_shown=not options.json) as progress:
+            comparison = run_comparison(plan, dataset, folder, progress.watch)
+    return _report(comparison, as_json=options.json)
+
+
+def _train(options: TrainOptions) -> int:
+    """Train one rule and save the weights."""
+    plan = _plan(options, parse_rule_names(options.rule, task_of(options.data)), trials=1)
+    if len(plan.rules) != 1:
+        raise SettingError("train takes a single rule: use compare for several.")
+    device = _device(options.device)
+    folder = ResultsFolder.open(_folder_path(options, plan), overwrite=options.overwrite)
+    with _threads(options.threads):
+        dataset = data.load(plan.data, device)
+        with TrainingProgress(1, plan.schedule.epochs, is_shown=not options.json) as progress:
+            comparison = run_training(plan, dataset, folder, progress.watch)
+    return _report(comparison, as_json=options.json)
+
+
+def _describe(options: DescribeOptions) -> int:
+    """Show how a rule sits on a network."""
+    rule_class(options.rule)
+    task_of(options.data)
+    network = options.network or data_setting(options.data).network
+    setting = rule_setting(options.data, network, options.rule)
+    spec = LearnerSpec(options.rule, network, setting.learning_rate, setting.weight_init)
+    description = make_learner(spec, data.load(options.data)).handle.describe()
+    print(to_json(description.to_dict()) if options.json else description)
+    return _EXIT_OK
+
+
+def _rules(options: RulesOptions) -> int:
+    """List the rules."""
+    if options.json:
+        print(to_json(rule_facts()))
+    else:
+        _print_table(rules_table())
+    return _EXIT_OK
+
+
+def _plan(options: RunOptions, rules: tuple[str, ...], trials: int) -> Plan:
+    """The plan of a run, with the data set's defaults where nothing was said."""
+    defaults = data_setting(options.data)
+    network = options.network or defaults.network
+    check_network_name(network)
+    epochs = defaults.epochs if options.epochs is None else options.epochs
+    batch_size = defaults.batch_size if options.batch_size is None else options.batch_size
+    return Plan(
+        data=options.data,
+        network=network,
+        rules=rules,
+        trials=trials,
+        schedule=Schedule(epochs, batch_size, options.flip),
+        learning_rate=options.lr,
+        dropout=options.dropout,
+        seed=options.seed,
+    )
+
+
+def _folder_path(options: RunOptions, plan: Plan) -> Path:
+    """Where the results go."""
+    if options.out is not None:
+        return options.out
+    return Path("results") / f"{plan.data}-{plan.network}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+
+
+def _device(name: str) -> torch.device:
+    """The device of a name, if this machine has it."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise SettingError(
+            f"The device {name!r} cannot be used here: choose cpu, or cuda with a GPU."
+        ) from error
+    return device
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """Use so many CPU threads for a while."""
+    if number is not None and number < 1:
+        raise SettingError(f"The number of threads must be at least 1, not {number}.")
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _report(comparison: Comparison, *, as_json: bool) -> int:
+    """Print the outcome: figures on stdout, what went wrong on stderr."""
+    if as_json:
+        print(to_json(comparison.to_dict()), end="")
+    else:
+        _print_table(comparison_table(comparison))
+        for path in comparison.files:
+            print(f"wrote {path}")
+    diverged = [result for result in comparison.trials if result.status == "diverged"]
+    for result in diverged:
+        print(f"feedalign: trial {result.trial + 1}: {result.message}", file=sys.stderr)
+    if comparison.status == "interrupted":
+        print("feedalign: interrupted; what was done is kept.", file=sys.stderr)
+        return _EXIT_INTERRUPTED
+    return _EXIT_DIVERGED if diverged else _EXIT_OK
+
+
+def _print_table(table: Table) -> None:
+    """Print a table, wide enough to be read in a file too."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(console.width, _MIN_TABLE_WIDTH))
+    console.print(table)

@@ -1,0 +1,102 @@
+"""Step time and peak memory of each rule, as ratios to backprop in the same process."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+import feedalign as fa
+
+_SAMPLE_SECONDS = 0.01
+_BUDGET_SECONDS = 6.0
+_MIN_ROUNDS, _MAX_ROUNDS = 5, 21
+_NUM_WARMUP_STEPS = 3
+
+Step = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class CostRecord:
+    """What a step of a rule costs.
+
+    Attributes:
+        rule: Name of the rule.
+        step_seconds: Median wall time of one step: forward, loss, gradients and optimizer.
+        time_ratio: `step_seconds` over that of backprop.
+        peak_bytes: Most memory in use during a step, above the level before it.
+        memory_ratio: `peak_bytes` over that of backprop.
+    """
+
+    rule: str
+    step_seconds: float
+    time_ratio: float
+    peak_bytes: int
+    memory_ratio: float
+
+
+def measure_cost(steps: Mapping[str, Step], baseline: str, device: torch.device) -> tuple[CostRecord, ...]:
+    """Time steps against each other and measure their memory.
+
+    The rules take turns, in an order that rotates, so that a change in the machine's load meets all of them;
+    medians are reported. Another busy process still blurs the ratios.
+
+    Args:
+        steps: One step per rule, on a network of its own; all on the same batch.
+        baseline: The entry of `steps` that the ratios are to.
+        device: Where the steps run.
+
+    Returns:
+        One record per entry, in the order of `steps`.
+    """
+    for step in steps.values():
+        for _ in range(_NUM_WARMUP_STEPS):
+            step()
+    seconds = _interleaved_medians(steps, baseline, device)
+    peaks = {rule: fa.measure.peak_memory(step) for rule, step in steps.items()}
+    return tuple(
+        CostRecord(
+            rule=rule,
+            step_seconds=seconds[rule],
+            time_ratio=seconds[rule] / seconds[baseline],
+            peak_bytes=peaks[rule],
+            memory_ratio=peaks[rule] / peaks[baseline],
+        )
+        for rule in steps
+    )
+
+
+def _interleaved_medians(steps: Mapping[str, Step], baseline: str, device: torch.device) -> dict[str, float]:
+    """Median seconds of one step for every rule."""
+    once = _time(steps[baseline], 1, device)
+    repeats = max(1, round(_SAMPLE_SECONDS / once))
+    affordable = int(_BUDGET_SECONDS / (repeats * once * len(steps)))
+    rounds = min(_MAX_ROUNDS, max(_MIN_ROUNDS, affordable))
+    samples: dict[str, list[float]] = {rule: [] for rule in steps}
+    for turn in range(rounds):
+        for rule in _rotated(list(steps), turn):
+            samples[rule].append(_time(steps[rule], repeats, device))
+    return {rule: statistics.median(values) for rule, values in samples.items()}
+
+
+def _rotated(names: Sequence[str], turn: int) -> list[str]:
+    """The names, starting from another one each turn."""
+    start = turn % len(names)
+    return [*names[start:], *names[:start]]
+
+
+def _time(step: Step, repeats: int, device: torch.device) -> float:
+    """Seconds of one step, averaged over a few in a row."""
+    _synchronize(device)
+    start = time.perf_counter()
+    for _ in range(repeats):
+        step()
+    _synchronize(device)
+    return (time.perf_counter() - start) / repeats
+
+
+def _synchronize(device: torch.device) -> None:
+    """Wait for the device to finish what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

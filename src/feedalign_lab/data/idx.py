@@ -1,0 +1,120 @@
+"""MNIST and Fashion-MNIST: gzipped IDX files."""
+
+import gzip
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from feedalign_lab.data.dataset import Dataset
+from feedalign_lab.data.location import Archive, locate
+from feedalign_lab.errors import CorruptFileError
+
+_MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+_FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+_PARTS = (
+    "train-images-idx3-ubyte.gz",
+    "train-labels-idx1-ubyte.gz",
+    "t10k-images-idx3-ubyte.gz",
+    "t10k-labels-idx1-ubyte.gz",
+)
+_MNIST_MD5 = (
+    "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    "d53e105ee54ea40749a09fcbcd1e9432",
+    "9fb629c4189551a2d022fa330f9573f3",
+    "ec29112dd5afa0611ce80d1b7f02629c",
+)
+_FASHION_MD5 = (
+    "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    "25c81989df183df01b3e8a0aad5dffbe",
+    "bef4ecab320f06d8554ea6380940ec79",
+    "bb300cfdad3c16e7a12a480ee83cd310",
+)
+_NUM_CLASSES = 10
+_UNSIGNED_BYTE = 8
+
+
+def load_mnist() -> Dataset:
+    """The MNIST digits: 60,000 + 10,000 grey images of 28 x 28, 10 classes."""
+    return _load("mnist", "mnist", _MNIST_URL, _MNIST_MD5)
+
+
+def load_fashion_mnist() -> Dataset:
+    """Fashion-MNIST: 60,000 + 10,000 grey images of 28 x 28, 10 classes."""
+    return _load("fashion-mnist", "fashion_mnist", _FASHION_URL, _FASHION_MD5)
+
+
+def read_idx(path: Path, num_dimensions: int) -> NDArray[np.uint8]:
+    """Read one gzipped IDX file of unsigned bytes.
+
+    Args:
+        path: The `.gz` file.
+        num_dimensions: How many dimensions the file must have (3 for images, 1 for labels).
+
+    Returns:
+        The array, uint8, in the shape that the header gives.
+
+    Raises:
+        CorruptFileError: The file is truncated, not gzip, or not an IDX file of that kind.
+    """
+    try:
+        with gzip.open(path, "rb") as stream:
+            raw = stream.read()
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise CorruptFileError(f"{path} is not a whole gzip file: {error}.") from error
+    header_size = 4 + 4 * num_dimensions
+    expected_magic = bytes([0, 0, _UNSIGNED_BYTE, num_dimensions])
+    if raw[:4] != expected_magic or len(raw) < header_size:
+        raise CorruptFileError(
+            f"{path} is not an IDX file of {num_dimensions}-dimensional bytes: "
+            f"it starts with 0x{raw[:4].hex()}, 0x{expected_magic.hex()} was expected."
+        )
+    shape = struct.unpack(f">{num_dimensions}I", raw[4:header_size])
+    expected_size = int(np.prod(shape, dtype=np.int64))
+    if len(raw) - header_size != expected_size:
+        raise CorruptFileError(
+            f"{path} holds {len(raw) - header_size} bytes of data, "
+            f"but its header announces {' x '.join(map(str, shape))} = {expected_size}."
+        )
+    return np.frombuffer(raw, dtype=np.uint8, offset=header_size).reshape(shape)
+
+
+def read_image_part(images: Path, labels: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Read the images and labels of one part and check them against each other.
+
+    Args:
+        images: IDX file of images.
+        labels: IDX file of labels.
+
+    Returns:
+        Images, float32 [N, 1, H, W] in [0, 1], and class numbers, int64 [N].
+
+    Raises:
+        CorruptFileError: Either file is damaged, or the two do not belong together.
+    """
+    pixels = read_idx(images, num_dimensions=3)
+    classes = read_idx(labels, num_dimensions=1)
+    if len(pixels) != len(classes) or len(classes) == 0:
+        raise CorruptFileError(f"{images} holds {len(pixels)} images, but {labels} {len(classes)} labels.")
+    if classes.max() >= _NUM_CLASSES:
+        raise CorruptFileError(
+            f"{labels} holds the label {classes.max()}, but there are only {_NUM_CLASSES} classes."
+        )
+    x = torch.from_numpy(pixels.astype(np.float32)).div_(255).unsqueeze(1)
+    return x, torch.from_numpy(classes.astype(np.int64))
+
+
+def _load(name: str, folder: str, base_url: str, checksums: tuple[str, ...]) -> Dataset:
+    """Find the four files and read them."""
+    paths = [
+        locate(Archive(base_url + part, md5, folder, (part,)))[0]
+        for part, md5 in zip(_PARTS, checksums, strict=True)
+    ]
+    x_train, y_train = read_image_part(paths[0], paths[1])
+    x_test, y_test = read_image_part(paths[2], paths[3])
+    return Dataset(
+        name, x_train, y_train, x_test, y_test, _NUM_CLASSES, "classification", "pixels / 255, in [0, 1]"
+    )

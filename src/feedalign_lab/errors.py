@@ -1,0 +1,53 @@
+"""The errors of the lab, each a sentence that says what was found and what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+from feedalign.errors import FeedalignError
+
+
+class LabError(FeedalignError):
+    """Base of every error the lab raises on purpose; the command line turns it into one line and status 2."""
+
+
+class UnknownNameError(LabError, ValueError):
+    """A data set, network or rule that does not exist."""
+
+    def __init__(self, kind: str, name: str, valid: Iterable[str]) -> None:
+        """Say what was asked for, which valid names look like it, and all the valid ones.
+
+        Args:
+            kind: What the name stands for, e.g. "data set".
+            name: The name as it was given.
+            valid: Every name that would have been right.
+        """
+        names = list(valid)
+        near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        super().__init__(
+            f"There is no {kind} called {name!r}.{hint} The valid names are: {', '.join(names)}."
+        )
+
+
+class SettingError(LabError, ValueError):
+    """A setting outside its range, or two settings that do not go together."""
+
+
+class MissingDataError(LabError, FileNotFoundError):
+    """A data file that is not on this machine and could not be fetched."""
+
+
+class CorruptFileError(LabError, ValueError):
+    """A data file whose content is not what its format promises."""
+
+
+class UnsafePickleError(CorruptFileError):
+    """A pickle that asks for something other than a numpy array."""
+
+
+class OutputFolderError(LabError, OSError):
+    """A results folder that cannot be written, or that already holds results."""
+
+
+class DivergedError(LabError, ArithmeticError):
+    """A loss or an output that is no longer a finite number."""

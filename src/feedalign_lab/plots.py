@@ -1,0 +1,124 @@
+"""Learning curves and angles as PNG images."""
+
+import math
+from collections.abc import Sequence
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from feedalign_lab.records import TrialResult
+
+_PANEL_WIDTH, _PANEL_HEIGHT = 4.2, 3.4
+_PANELS_PER_ROW = 3
+# Color and dash both tell the rules apart, for print and for the color-blind.
+_COLORS = ("#000000", "#7f7f7f", "#0072b2", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#e69f00", "#9b1fe8")
+_DASHES = ("-", "--", "-.", ":")
+
+
+def draw_learning_curves(rules: Sequence[str], trials: Sequence[TrialResult], title: str, unit: str) -> bytes:
+    """Test error over epochs, a line per rule with a band of one standard deviation over trials.
+
+    Args:
+        rules: The rules to draw, in the order of the legend.
+        trials: Results of any trials; each adds the epochs it completed.
+        title: Heading of the image.
+        unit: Unit of the test error.
+
+    Returns:
+        The PNG image.
+    """
+    figure = Figure(figsize=(7.0, 4.6), layout="constrained")
+    axes = figure.add_subplot()
+    for number, rule in enumerate(rules):
+        curves = [[epoch.test_error for epoch in trial.epochs] for trial in trials if trial.rule == rule]
+        _draw_band(axes, curves, rule, number)
+    axes.set(xlabel="epoch", ylabel=f"test error ({unit})", title=title)
+    axes.set_ylim(bottom=0)
+    if axes.has_data():
+        axes.legend(ncols=2, fontsize="small")
+    return _png(figure)
+
+
+def draw_angles(rules: Sequence[str], trials: Sequence[TrialResult], title: str) -> bytes:
+    """Angle between the rule's delta and backprop's over epochs, a panel per layer.
+
+    Args:
+        rules: The rules to draw, in the order of the legend.
+        trials: Results of any trials.
+        title: Heading of the image.
+
+    Returns:
+        The PNG image.
+    """
+    layers = _layer_names(trials)
+    num_rows = max(1, math.ceil(len(layers) / _PANELS_PER_ROW))
+    num_columns = max(1, min(len(layers), _PANELS_PER_ROW))
+    figure = Figure(
+        figsize=(num_columns * _PANEL_WIDTH + 1.6, num_rows * _PANEL_HEIGHT + 0.4), layout="constrained"
+    )
+    figure.suptitle(title)
+    handles: dict[str, Any] = {}
+    for position, layer in enumerate(layers):
+        axes = figure.add_subplot(num_rows, num_columns, position + 1)
+        axes.axhline(90, color="#bbbbbb", linewidth=0.8)
+        for number, rule in enumerate(rules):
+            curves = [_angle_curve(trial, layer) for trial in trials if trial.rule == rule]
+            _draw_band(axes, curves, rule, number)
+        axes.set(xlabel="epoch", ylabel="angle to backprop (degrees)", title=layer)
+        axes.set_ylim(0, max(100.0, axes.get_ylim()[1]))
+        lines, labels = axes.get_legend_handles_labels()
+        handles.update(zip(labels, lines, strict=True))
+    if handles:
+        figure.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize="small")
+    return _png(figure)
+
+
+def _layer_names(trials: Sequence[TrialResult]) -> list[str]:
+    """Hidden layers in forward order: those in which some rule's angle is known and not always zero."""
+    names = dict.fromkeys(
+        entry.layer for trial in trials for epoch in trial.epochs for entry in epoch.alignment if entry.point
+    )
+    return list(names)
+
+
+def _angle_curve(trial: TrialResult, layer: str) -> list[float]:
+    """The delta angle of one layer, epoch by epoch."""
+    angles = [{entry.layer: entry.delta for entry in epoch.alignment} for epoch in trial.epochs]
+    return [by_layer.get(layer, math.nan) for by_layer in angles]
+
+
+def _draw_band(axes: Axes, curves: Sequence[Sequence[float]], rule: str, number: int) -> None:
+    """Mean over trials, and one standard deviation around it where two trials or more got that far."""
+    longest = max((len(curve) for curve in curves), default=0)
+    values: NDArray[np.float64] = np.full((len(curves), longest), np.nan)
+    for row, curve in zip(values, curves, strict=True):
+        row[: len(curve)] = curve
+    epochs = [epoch for epoch in range(longest) if np.isfinite(values[:, epoch]).any()]
+    if not epochs:
+        return
+    means = np.array([np.nanmean(values[:, epoch]) for epoch in epochs])
+    color, dash = _COLORS[number % len(_COLORS)], _DASHES[number % len(_DASHES)]
+    x = np.array(epochs) + 1
+    marker = "o" if len(epochs) == 1 else None
+    axes.plot(x, means, label=rule, color=color, linestyle=dash, linewidth=1.4, marker=marker)
+    spreads = np.array([_sample_std(values[:, epoch]) for epoch in epochs])
+    axes.fill_between(x, means - spreads, means + spreads, color=color, alpha=0.15, linewidth=0)
+
+
+def _sample_std(column: NDArray[np.float64]) -> float:
+    """Standard deviation over the trials that have a value; 0 for a single one."""
+    known = column[np.isfinite(column)]
+    return float(known.std(ddof=1)) if len(known) > 1 else 0.0
+
+
+def _png(figure: Figure) -> bytes:
+    """The figure as an image, without a display."""
+    buffer = BytesIO()
+    FigureCanvasAgg(figure)
+    figure.savefig(buffer, format="png", dpi=150)
+    return buffer.getvalue()

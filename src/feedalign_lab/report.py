@@ -1,0 +1,127 @@
+"""Tables for people."""
+
+import math
+
+from rich.table import Table
+
+import feedalign as fa
+from feedalign_lab.comparison import Comparison
+from feedalign_lab.cost import CostRecord
+from feedalign_lab.records import RuleSummary
+
+_MAX_ANGLE_COLUMNS = 5
+_NOTHING = "-"
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """One row per rule: test error, angles at the end of training, cost.
+
+    Args:
+        comparison: A comparison, finished or not.
+
+    Returns:
+        The table, to be printed by rich.
+    """
+    plan = comparison.plan
+    ending = " (interrupted: figures so far)" if comparison.status == "interrupted" else ""
+    table = Table(
+        title=f"{plan.data}, {plan.network}, {plan.schedule.epochs} epochs, {plan.trials} trials{ending}",
+        caption=(
+            "angle: degrees between the rule's and backprop's delta at the end of training; "
+            "time and memory: of one step, over backprop's"
+        ),
+    )
+    summaries = comparison.summaries()
+    layers = list(dict.fromkeys(layer for summary in summaries for layer in summary.angles))
+    table.add_column("rule")
+    table.add_column(f"test error ({comparison.error_unit})", justify="right", no_wrap=True)
+    for heading in _angle_headings(layers):
+        table.add_column(heading, justify="right")
+    table.add_column("time", justify="right")
+    table.add_column("memory", justify="right")
+    cost = {record.rule: record for record in comparison.cost}
+    for summary in summaries:
+        table.add_row(
+            summary.rule,
+            _error_cell(summary, comparison.error_unit),
+            *_angle_cells(summary, layers),
+            *_cost_cells(cost.get(summary.rule)),
+        )
+    return table
+
+
+def rules_table() -> Table:
+    """All rules with what they need and what they are free of."""
+    table = Table(title="learning rules")
+    table.add_column("rule", no_wrap=True)
+    for heading in ("update locked", "weight transport", "learns feedback", "unbiased"):
+        table.add_column(heading, justify="center")
+    table.add_column("what it does")
+    table.add_column("paper")
+    for rule in fa.ALL_RULES:
+        facts = (rule.update_locked, rule.weight_transport, rule.learns_feedback, rule.unbiased)
+        table.add_row(
+            rule.name, *("yes" if fact else "no" for fact in facts), first_sentence(rule.__doc__), rule.paper
+        )
+    return table
+
+
+def rule_facts() -> list[dict[str, str | bool]]:
+    """The facts of `rules_table` for machines."""
+    return [
+        {
+            "name": rule.name,
+            "class": rule.__name__,
+            "summary": first_sentence(rule.__doc__),
+            "paper": rule.paper,
+            "needs_targets": rule.needs_targets,
+            "learns_feedback": rule.learns_feedback,
+            "update_locked": rule.update_locked,
+            "weight_transport": rule.weight_transport,
+            "unbiased": rule.unbiased,
+        }
+        for rule in fa.ALL_RULES
+    ]
+
+
+def first_sentence(docstring: str | None) -> str:
+    """The summary line of a docstring, as one line without code marks."""
+    paragraph = (docstring or "").strip().split("\n\n")[0]
+    return " ".join(paragraph.split()).replace("`", "")
+
+
+def _error_cell(summary: RuleSummary, unit: str) -> str:
+    """Mean and standard deviation, and how many trials did not make it."""
+    digits = 2 if unit == "%" else 4
+    lost = summary.num_trials - summary.num_finished
+    note = f" ({lost} of {summary.num_trials} not finished)" if lost else ""
+    if summary.test_error is None:
+        return f"{_NOTHING}{note}"
+    error = summary.test_error
+    spread = "" if math.isnan(error.std) else f" ± {error.std:.{digits}f}"
+    return f"{error.mean:.{digits}f}{spread}{note}"
+
+
+def _angle_headings(layers: list[str]) -> list[str]:
+    """A column per layer, or one for all where they are many."""
+    if len(layers) > _MAX_ANGLE_COLUMNS:
+        return [f"angle {layers[0]} … {layers[-1]}"]
+    return [f"angle {layer}" for layer in layers]
+
+
+def _angle_cells(summary: RuleSummary, layers: list[str]) -> list[str]:
+    """Angles in whole columns, or all in one cell where they are many."""
+    cells = [_angle(summary.angles.get(layer, math.nan)) for layer in layers]
+    return [" ".join(cells)] if len(layers) > _MAX_ANGLE_COLUMNS else cells
+
+
+def _angle(degrees: float) -> str:
+    """Whole degrees would hide small differences, more than a tenth is noise."""
+    return _NOTHING if math.isnan(degrees) else f"{degrees:.1f}"
+
+
+def _cost_cells(record: CostRecord | None) -> tuple[str, str]:
+    """Ratios to backprop."""
+    if record is None:
+        return _NOTHING, _NOTHING
+    return f"{record.time_ratio:.2f}", f"{record.memory_ratio:.2f}"

@@ -1,0 +1,133 @@
+"""The folder a run writes to: checked before training, never half written, never overwritten unasked."""
+
+import dataclasses
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from feedalign_lab.errors import OutputFolderError
+
+RESULTS_NAME = "results.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class ResultsFolder:
+    """A folder that is known to be writable."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: Path, *, overwrite: bool) -> "ResultsFolder":
+        """Make the folder and check that results can be written there.
+
+        Args:
+            path: The folder; made with its parents if it is not there.
+            overwrite: Whether results that are there already may be replaced.
+
+        Returns:
+            The folder.
+
+        Raises:
+            OutputFolderError: It cannot be written, or it holds results already.
+        """
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path):
+                pass
+        except OSError as error:
+            raise OutputFolderError(
+                f"The results folder {path} cannot be written ({_reason(error)}): choose another with --out."
+            ) from error
+        if (path / RESULTS_NAME).exists() and not overwrite:
+            raise OutputFolderError(
+                f"{path / RESULTS_NAME} exists already and was left as it is: "
+                "choose another folder with --out, or replace it with --overwrite."
+            )
+        return cls(path)
+
+    def write_results(self, results: dict[str, Any]) -> Path:
+        """Write `results.json` in one piece.
+
+        Args:
+            results: Containers, numbers, text and dataclasses; nan and infinity become null.
+
+        Returns:
+            Path of the file.
+        """
+        return self.write_bytes(RESULTS_NAME, to_json(results).encode())
+
+    def write_bytes(self, name: str, content: bytes) -> Path:
+        """Write one file in one piece.
+
+        Args:
+            name: Name of the file.
+            content: All of it.
+
+        Returns:
+            Path of the file.
+        """
+        return self.write(name, lambda stream: stream.write(content))
+
+    def write(self, name: str, save: Callable[[BinaryIO], object]) -> Path:
+        """Write one file in one piece: readers see the old file or the new one, nothing in between.
+
+        Args:
+            name: Name of the file.
+            save: Writes the content to the stream it is given.
+
+        Returns:
+            Path of the file.
+
+        Raises:
+            OutputFolderError: The folder cannot be written any more; an older file of that name is intact.
+        """
+        target = self.path / name
+        try:
+            descriptor, temporary = tempfile.mkstemp(dir=self.path, prefix=f".{name}.")
+        except OSError as error:
+            raise OutputFolderError(f"{target} cannot be written ({_reason(error)}).") from error
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                save(stream)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, target)
+        except BaseException as error:
+            Path(temporary).unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise OutputFolderError(f"{target} cannot be written ({_reason(error)}).") from error
+            raise
+        return target
+
+
+def to_json(value: Any) -> str:
+    """JSON text of nested records.
+
+    Args:
+        value: Containers, numbers, text and dataclasses.
+
+    Returns:
+        The text; nan and infinity, which JSON does not have, are null.
+    """
+    return json.dumps(_plain(value), indent=1, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """The value in terms of what JSON has."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def _reason(error: OSError) -> str:
+    """What the system says, without the path."""
+    return error.strerror or type(error).__name__

@@ -1,0 +1,229 @@
+"""A plain training loop over tensors, with one record per epoch."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+import feedalign as fa
+from feedalign_lab.data.augmentation import flip_horizontally
+from feedalign_lab.data.dataset import Dataset
+from feedalign_lab.errors import DivergedError, SettingError
+from feedalign_lab.learner import Learner, LearnerSpec
+from feedalign_lab.records import EpochRecord, Status, TrialResult
+from feedalign_lab.seeding import generator, stream_seed
+
+_TEST_BATCH_SIZE = 500
+_ALIGNMENT_BATCH_SIZE = 256
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and on what to train.
+
+    Attributes:
+        epochs: Passes over the training data, at least 1.
+        batch_size: Examples per step, at least 1; the last batch of an epoch may be smaller.
+        flip: Mirror training images at random.
+    """
+
+    epochs: int
+    batch_size: int
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        if self.epochs < 1:
+            raise SettingError(f"The number of epochs must be at least 1, not {self.epochs}.")
+        if self.batch_size < 1:
+            raise SettingError(f"The batch size must be at least 1, not {self.batch_size}.")
+
+
+def run_trial(
+    learner: Learner,
+    spec: LearnerSpec,
+    schedule: Schedule,
+    dataset: Dataset,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+) -> TrialResult:
+    """Train a learner and keep a record of every epoch.
+
+    Ctrl-C and a loss that is no finite number end the trial early; the epochs before stay in the result.
+
+    Args:
+        learner: The learner; trained in place.
+        spec: What it was made from.
+        schedule: How long to train.
+        dataset: What to train and test on.
+        on_epoch: Called with each record as it is made.
+
+    Returns:
+        The result, whose status says how the trial ended.
+    """
+    records: list[EpochRecord] = []
+    status: Status = "finished"
+    message = ""
+    try:
+        for record in _epochs(learner, spec, schedule, dataset):
+            records.append(record)
+            if on_epoch is not None:
+                on_epoch(record)
+    except KeyboardInterrupt:
+        status, message = "interrupted", f"interrupted after {len(records)} of {schedule.epochs} epochs"
+    except DivergedError as error:
+        status, message = "diverged", str(error)
+    return TrialResult(spec.rule, spec.trial, spec.learning_rate, status, message, tuple(records))
+
+
+def _epochs(
+    learner: Learner, spec: LearnerSpec, schedule: Schedule, dataset: Dataset
+) -> Iterator[EpochRecord]:
+    """Train epoch by epoch.
+
+    Yields:
+        The record of each epoch.
+    """
+    if schedule.flip and dataset.x_train.dim() != 4:
+        raise SettingError(f"{dataset.name} does not consist of images, so there is nothing to flip.")
+    order = generator(spec.seed, spec.trial, "order")
+    targets = dataset.encode(dataset.y_train)
+    fixed = _alignment_batch(dataset, targets, spec.seed)
+    with _dropout_stream(stream_seed(spec.seed, spec.trial, "dropout"), dataset.x_train.device):
+        for epoch in range(1, schedule.epochs + 1):
+            start = time.perf_counter()
+            train_loss = _train_epoch(learner, spec.rule, schedule, dataset.x_train, targets, order, epoch)
+            seconds = time.perf_counter() - start
+            test_error = measure_test_error(learner.model, dataset)
+            yield EpochRecord(epoch, train_loss, test_error, seconds, _alignment(learner, fixed))
+
+
+def _train_epoch(
+    learner: Learner,
+    rule: str,
+    schedule: Schedule,
+    x_train: Tensor,
+    targets: Tensor,
+    order: torch.Generator,
+    epoch: int,
+) -> float:
+    """One pass over the training data; returns the mean loss of an example."""
+    num_train = x_train.shape[0]
+    shuffled = torch.randperm(num_train, generator=order).to(x_train.device)
+    batches = shuffled.split(schedule.batch_size)
+    total = 0.0
+    for number, chosen in enumerate(batches, start=1 + (epoch - 1) * len(batches)):
+        x = x_train[chosen]
+        if schedule.flip:
+            x = flip_horizontally(x, order)
+        loss = _checked_step(learner, rule, x, targets[chosen], f"step {number} (epoch {epoch})")
+        total += loss * len(chosen)
+    # What the last update of an epoch did shows in no loss before the next one.
+    if first_non_finite(learner.model) is not None:
+        raise _diverged(learner, rule, "a parameter or gradient", f"the end of epoch {epoch}")
+    return total / num_train
+
+
+def _checked_step(learner: Learner, rule: str, x: Tensor, y: Tensor, when: str) -> float:
+    """One update; returns the loss before it. An output or a loss that is not finite stops the trial."""
+    if not math.isfinite(float(x.sum())):
+        raise DivergedError(f"{rule}: the inputs of {when} hold numbers that are not finite.")
+    output = learner.model(x)
+    # Looked at before the loss, because binary cross-entropy fails on nan instead of passing it on.
+    if not math.isfinite(float(output.detach().sum())):
+        raise _diverged(learner, rule, "the output", when)
+    loss = learner.loss_function(output, y)
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise _diverged(learner, rule, f"the loss ({value})", when)
+    learner.update(loss)
+    return value
+
+
+def first_non_finite(model: nn.Module) -> str | None:
+    """The first parameter, in the order of the layers, that holds a number that is not finite.
+
+    Args:
+        model: The network, with the gradients of its last step.
+
+    Returns:
+        The parameter's name, with "gradient of" before it if only its gradient is affected; None if all is
+        finite.
+    """
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            return name
+        if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
+            return f"the gradient of {name}"
+    return None
+
+
+def _diverged(learner: Learner, rule: str, what: str, when: str) -> DivergedError:
+    """The error that names the step, the first layer affected and the rule."""
+    where = first_non_finite(learner.model)
+    origin = f"first in {where}" if where else "though every parameter still is"
+    rate = learner.optimizer.param_groups[0]["lr"]
+    return DivergedError(
+        f"{rule}: {what} is no longer finite at {when}, {origin}; try a learning rate below {rate:g}."
+    )
+
+
+@torch.no_grad()
+def measure_test_error(model: nn.Module, dataset: Dataset) -> float:
+    """Error on the test part.
+
+    Args:
+        model: The network; switched to evaluation for the measurement and back.
+        dataset: The data set.
+
+    Returns:
+        Percent of examples in the wrong class, or for regression the mean squared error.
+    """
+    total = torch.zeros((), dtype=torch.float64, device=dataset.x_test.device)
+    with _evaluating(model):
+        batches = zip(
+            dataset.x_test.split(_TEST_BATCH_SIZE), dataset.y_test.split(_TEST_BATCH_SIZE), strict=True
+        )
+        for x, y in batches:
+            output = model(x)
+            wrong = (
+                output.argmax(1) != y if dataset.task == "classification" else (output - y).square().mean(1)
+            )
+            total += wrong.sum()
+    mean = float(total) / dataset.x_test.shape[0]
+    return 100 * mean if dataset.task == "classification" else mean
+
+
+def _alignment_batch(dataset: Dataset, targets: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """The training examples on which angles are measured, the same in all epochs and trials."""
+    shuffled = torch.randperm(dataset.x_train.shape[0], generator=generator(seed, 0, "alignment"))
+    chosen = shuffled[:_ALIGNMENT_BATCH_SIZE].to(dataset.x_train.device)
+    return dataset.x_train[chosen], targets[chosen]
+
+
+def _alignment(learner: Learner, batch: tuple[Tensor, Tensor]) -> tuple[fa.measure.LayerAlignment, ...]:
+    """Angles to backprop per layer, without dropout."""
+    with _evaluating(learner.model):
+        return fa.measure.alignment(learner.model, learner.loss_function, batch).layers
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch dropout off for a while."""
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()
+
+
+@contextmanager
+def _dropout_stream(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw dropout from a seed of its own, and leave the global random state as it was."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
