@@ -53,14 +53,10 @@ def as_rules(rule: Rules) -> dict[str, Rule]:
     """
     mixture = dict(rule) if isinstance(rule, Mapping) else {"*": rule}
     if not mixture:
-        raise AttachError(
-            "The mapping of rules is empty; give e.g. {'conv*': fa.Shallow(), 'fc*': fa.DFA()}."
-        )
+        raise AttachError("The mapping of rules is empty; give e.g. {'conv*': fa.Shallow(), 'fc*': fa.DFA()}.")
     for one in mixture.values():
         if isinstance(one, type) and issubclass(one, Rule):
-            raise AttachError(
-                f"The rule is the class {one.__name__}; give an instance of it: fa.{one.__name__}()."
-            )
+            raise AttachError(f"The rule is the class {one.__name__}; give an instance of it: fa.{one.__name__}().")
         if not isinstance(one, Rule):
             raise AttachError(
                 f"The rule is {one!r}; give one of feedalign's, e.g. fa.DFA(), or a mapping of globs to rules."
@@ -150,21 +146,13 @@ def assign(
         rule_of[position] = rules[glob]
     gated, used_by_layers = _gated(model, probe, rules)
     _refuse_unused(model, rules, used | used_by_layers)
-    cuts = [
-        c.node
-        for i, c in enumerate(calls)
-        if c.node is not None and isinstance(rule_of[i], (DirectRule, Shallow))
-    ]
-    candidates = [
-        Candidate(call, block_of(model, probe, call.node, cuts), rule_of[i]) for i, call in enumerate(calls)
-    ]
+    cuts = [c.node for i, c in enumerate(calls) if c.node is not None and isinstance(rule_of[i], (DirectRule, Shallow))]
+    candidates = [Candidate(call, block_of(model, probe, call.node, cuts), rule_of[i]) for i, call in enumerate(calls)]
     # A point right behind another one, such as a FeedbackPoint after an activation module, has nothing to teach.
     return [candidate for candidate in candidates if candidate.block.parameters], gated
 
 
-def _gated(
-    model: nn.Module, probe: Probe, rules: dict[str, Rule]
-) -> tuple[dict[str, LayerwiseRule], set[str]]:
+def _gated(model: nn.Module, probe: Probe, rules: dict[str, Rule]) -> tuple[dict[str, LayerwiseRule], set[str]]:
     fired = {call.module for call in probe.calls}
     gated: dict[str, LayerwiseRule] = {}
     used: set[str] = set()

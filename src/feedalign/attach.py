@@ -65,9 +65,7 @@ def attach(
     probe = run(model, example_inputs)
     site = find_output(model, probe, output)
     link = cast("Link | None", OUTPUT_LINKS.get(site.link) if site.link else None)
-    rules = {
-        glob: one.for_output(link) if isinstance(one, DirectRule) else one for glob, one in rules.items()
-    }
+    rules = {glob: one.for_output(link) if isinstance(one, DirectRule) else one for glob, one in rules.items()}
     candidates, gated = assign(model, probe, find_calls(model, probe, site, points), rules)
     refuse_nothing_to_teach(rules, candidates, gated)
     refuse_dead(model, candidates)

@@ -75,7 +75,5 @@ def _reached(root: Node | None, stops: set[int], probe: Probe, layers: dict[int,
             reached.add(probe.parameters[id(leaf)])
         call = layers.get(id(node))
         halt = {id(n) for n in call.input_nodes if n is not None} if call else set()
-        waiting.extend(
-            child for child, _ in node.next_functions if child is not None and id(child) not in halt
-        )
+        waiting.extend(child for child, _ in node.next_functions if child is not None and id(child) not in halt)
     return reached

@@ -23,9 +23,7 @@ class Receiver:
     placement: Placement
     projection: Projection | None
 
-    def signal(
-        self, vector: Tensor, feedback: Tensor | None, shape: torch.Size, dtype: torch.dtype
-    ) -> Tensor:
+    def signal(self, vector: Tensor, feedback: Tensor | None, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         """Return the teaching signal, of the activation's shape and dtype.
 
         Args:

@@ -41,9 +41,7 @@ def build(plan: Blueprint, source: Source, draws: Generator) -> Handle:
     """
     projection = source if isinstance(source, Projection) else None
     if projection is not None and plan.gated:
-        raise AttachError(
-            "fa.Projection stands for error @ feedback of direct rules; layer-wise rules need weights."
-        )
+        raise AttachError("fa.Projection stands for error @ feedback of direct rules; layer-wise rules need weights.")
     placements = _placements(plan)
     keys: dict[str, str] = {}
     for name in [*placements, *plan.gated]:
@@ -109,9 +107,7 @@ def _draw(
         if gate.draws_feedback and not gate.redraws:
             wanted[gate][name] = tuple(forward_weight(plan.model.get_submodule(name)).shape)
     if isinstance(source, Mapping):
-        return supply(
-            {name: shape for shapes in wanted.values() for name, shape in shapes.items()}, source, draws
-        )
+        return supply({name: shape for shapes in wanted.values() for name, shape in shapes.items()}, source, draws)
     matrices: dict[str, Tensor] = {}
     for rule, shapes in wanted.items():
         if shapes and isinstance(rule, (DirectRule, LayerwiseRule)):
@@ -129,9 +125,7 @@ def _sites(
             receiver = Receiver(label, placements[label], projection) if label in placements else None
             call = candidate.call
             key = keys.get(label, label)
-            sites.append(
-                Site(key, call.module, call.index, candidate.rule, receiver, candidate.block.parameters)
-            )
+            sites.append(Site(key, call.module, call.index, candidate.rule, receiver, candidate.block.parameters))
     return sites
 
 

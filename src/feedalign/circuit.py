@@ -194,9 +194,7 @@ class Circuit:
         site.receiver.placement.check(tuple(activation.shape), site.label)
         if activation.requires_grad:
             return
-        names = [
-            name for name, p in zip(site.parameters, self.taught[site.key], strict=True) if p.requires_grad
-        ]
+        names = [name for name, p in zip(site.parameters, self.taught[site.key], strict=True) if p.requires_grad]
         if names and not torch.compiler.is_compiling():
             raise UntaughtLayerError(
                 f"Feedback point {site.label!r} cannot teach {', '.join(names[:4])}: its activation carries no gradient. "

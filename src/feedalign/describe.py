@@ -53,8 +53,7 @@ class Description:
         body = [(row.layer, row.point, row.signal, row.feedback, marks[row.fired]) for row in self.rows]
         widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
         lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-            for line in body
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in body
         ]
         title = "  ".join(cell.ljust(width) for cell, width in zip(head, widths, strict=True)).rstrip()
         return "\n".join(

@@ -166,6 +166,4 @@ def handle_of(model: nn.Module) -> Handle:
     for module in model.modules():
         if isinstance(module, FeedbackStore):
             return module.handle
-    raise AttachError(
-        "No rule is attached to this model; fa.attach(model, rule, example_inputs=...) attaches one."
-    )
+    raise AttachError("No rule is attached to this model; fa.attach(model, rule, example_inputs=...) attaches one.")

@@ -58,9 +58,7 @@ class Gate:
         self.circuit.count(self.name)
         source = args[0] if args else kwargs.get("input")
         if not isinstance(source, Tensor):
-            raise ExampleInputsError(
-                f"Layer {self.name!r} was called without a tensor as its first argument."
-            )
+            raise ExampleInputsError(f"Layer {self.name!r} was called without a tensor as its first argument.")
         self.circuit.sources[self.key] = source
         if args:
             return (source.detach(), *args[1:]), kwargs

@@ -86,9 +86,7 @@ class ConvAdjoint:
     def _unpad(self, gradient: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Send the gradient of the padded input back through the padding, whatever its mode."""
         mode = "constant" if self.pad_mode == "zeros" else self.pad_mode
-        _, pullback = torch.func.vjp(
-            lambda x: nn.functional.pad(x, self.pads, mode=mode), gradient.new_zeros(shape)
-        )
+        _, pullback = torch.func.vjp(lambda x: nn.functional.pad(x, self.pads, mode=mode), gradient.new_zeros(shape))
         result: tuple[Any, ...] = pullback(gradient)
         unpadded: Tensor = result[0]
         return unpadded

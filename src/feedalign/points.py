@@ -106,9 +106,7 @@ def _matches(modules: dict[str, nn.Module], item: str | type[nn.Module]) -> set[
     if isinstance(item, type):
         found = {name for name, module in modules.items() if isinstance(module, item)}
         if not found:
-            raise NoFeedbackPointError(
-                f"points= names the type {item.__name__}, of which the model has no module."
-            )
+            raise NoFeedbackPointError(f"points= names the type {item.__name__}, of which the model has no module.")
         return found
     found = {name for name in modules if fnmatchcase(name, item)}
     if not found:

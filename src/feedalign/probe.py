@@ -75,9 +75,7 @@ def run(model: nn.Module, example_inputs: Inputs) -> Probe:
     probe = Probe(parameters={id(p): name for name, p in model.named_parameters() if p.requires_grad})
     axis_of: dict[int, FeatureAxis] = {}
     handles = [
-        module.register_forward_hook(_Recorder(probe, name, axis_of))
-        for name, module in model.named_modules()
-        if name
+        module.register_forward_hook(_Recorder(probe, name, axis_of)) for name, module in model.named_modules() if name
     ]
     try:
         with left_as_found(model), torch.enable_grad(), training(model):
@@ -112,9 +110,7 @@ class _Recorder:
             Call(
                 module=self.name,
                 index=len(self.probe.calls_of(self.name)),
-                signature=Signature(tuple(output.shape), self.axis_of.get(0, "unknown"))
-                if is_tensor
-                else None,
+                signature=Signature(tuple(output.shape), self.axis_of.get(0, "unknown")) if is_tensor else None,
                 node=output.grad_fn if is_tensor else None,
                 inputs=tensors,
                 input_nodes=tuple(tensor.grad_fn for tensor in tensors),
@@ -212,9 +208,7 @@ def find_output(model: nn.Module, probe: Probe, output: str | None) -> OutputSit
         return _returned_output(model, probe)
     modules = dict(model.named_modules())
     if output not in modules:
-        raise OutputError(
-            f"output={output!r} names no module of the model. {near(output, [n for n in modules if n])}"
-        )
+        raise OutputError(f"output={output!r} names no module of the model. {near(output, [n for n in modules if n])}")
     calls = probe.calls_of(output)
     if len(calls) != 1:
         raise OutputError(
@@ -243,9 +237,7 @@ def _returned_output(model: nn.Module, probe: Probe) -> OutputSite:
     if makers and makers[0].signature is not None and makes_predictions(modules[makers[0].module]):
         return _site_of(model, probe, makers[0], makers[0].signature)
     axis = makers[0].signature.axis if makers and makers[0].signature else probe_axis(probe)
-    return OutputSite(
-        "", 0, False, Signature(tuple(returned.shape), axis), returned.grad_fn, len(probe.calls), None
-    )
+    return OutputSite("", 0, False, Signature(tuple(returned.shape), axis), returned.grad_fn, len(probe.calls), None)
 
 
 def probe_axis(probe: Probe) -> FeatureAxis:

@@ -104,11 +104,7 @@ def _with_gate(
     rule = plan.gated[layer]
     held = store._buffers.get(keys[layer])
     feedback = (
-        f"{list(held.shape)} fixed"
-        if held is not None
-        else "drawn at every forward"
-        if rule.redraws
-        else "from W"
+        f"{list(held.shape)} fixed" if held is not None else "drawn at every forward" if rule.redraws else "from W"
     )
     changed: list[_Line] = []
     for row, module in lines:

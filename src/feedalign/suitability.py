@@ -49,9 +49,7 @@ def refuse_unattachable(model: object) -> None:
             "is sent to every rank."
         )
     if isinstance(model, torch.jit.ScriptModule):
-        raise CompiledModelError(
-            "The model is TorchScript, which no hook can reach; attach to the Python module."
-        )
+        raise CompiledModelError("The model is TorchScript, which no hook can reach; attach to the Python module.")
     _refuse_compiled(model)
 
 
@@ -88,11 +86,7 @@ def refuse_unbounded(model: nn.Module, candidates: Iterable[Candidate]) -> None:
     modules = dict(model.named_modules())
     for candidate in candidates:
         module = modules[candidate.call.module]
-        if (
-            not isinstance(candidate.rule, DRTP)
-            or candidate.rule.allow_unbounded
-            or isinstance(module, SATURATING)
-        ):
+        if not isinstance(candidate.rule, DRTP) or candidate.rule.allow_unbounded or isinstance(module, SATURATING):
             continue
         raise UnsuitableModelError(
             f"DRTP at {candidate.call.module!r} ({type(module).__name__}): its signal never fades, and only an activation that "
@@ -127,9 +121,7 @@ def _transporting(plan: Blueprint) -> list[str]:
     for call in plan.probe.calls:
         module = plan.model.get_submodule(call.module)
         own = [
-            n
-            for n, p in module.named_parameters(recurse=False)
-            if p.dim() > 1 and f"{call.module}.{n}" in trainable
+            n for n, p in module.named_parameters(recurse=False) if p.dim() > 1 and f"{call.module}.{n}" in trainable
         ]
         has_source = any(node is not None for node in call.input_nodes)
         if own and has_source and call.module not in plan.gated and call.module not in found:

@@ -36,13 +36,9 @@ def as_feedback(feedback: object) -> Source:
     if feedback is None or isinstance(feedback, (Draw, Projection, Mapping)):
         return feedback
     if isinstance(feedback, type) and issubclass(feedback, Draw):
-        raise AttachError(
-            f"feedback is the class {feedback.__name__}; give an instance: fa.{feedback.__name__}()."
-        )
+        raise AttachError(f"feedback is the class {feedback.__name__}; give an instance: fa.{feedback.__name__}().")
     if callable(feedback):
-        raise AttachError(
-            "To project errors with your own callable, wrap it: feedback=fa.Projection(callable)."
-        )
+        raise AttachError("To project errors with your own callable, wrap it: feedback=fa.Projection(callable).")
     raise AttachError(
         f"feedback is {type(feedback).__name__}; give a draw such as fa.Normal(), a preset's name, a mapping of layer names "
         "to tensors, or fa.Projection(callable)."
@@ -98,9 +94,7 @@ def supply(
     supplied: dict[str, Tensor] = {}
     for name, shape in shapes.items():
         if name not in feedback:
-            raise AttachError(
-                f"feedback= has no tensor for {name!r}, which needs one of shape {tuple(shape)}."
-            )
+            raise AttachError(f"feedback= has no tensor for {name!r}, which needs one of shape {tuple(shape)}.")
         given = feedback[name]
         if not isinstance(given, Tensor):
             raise FeedbackShapeError(

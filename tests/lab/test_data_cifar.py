@@ -114,7 +114,6 @@ def test_persistent_reference_is_refused(tmp_path: Path) -> None:
         ({"data": pixels(3)[:, :100]}, r"\(3, 100\), uint8 \(N, 3072\) was expected"),
         ({"data": pixels(3).astype(np.int64)}, "int64"),
         ({"data": [1, 2, 3]}, "is list"),
-        ({"data": pixels(0), "labels": []}, "0 images"),
     ],
 )
 def test_batch_of_the_wrong_content(tmp_path: Path, entries: dict[str, Any], message: str) -> None:
@@ -144,7 +143,7 @@ def test_cifar10_joins_the_batches_and_normalizes(tmp_path: Path, monkeypatch: p
     assert dataset.y_train.tolist() == [label for label in range(1, 6) for _ in range(3)]
     assert dataset.x_test.shape == (3, 3, 32, 32)
     green = pixels(3)[2, 1024 + 5 * 32 + 7]
-    torch.testing.assert_close(dataset.x_test[2, 1, 5, 7], torch.tensor((green - 123.0) / 62.1))
+    torch.testing.assert_close(dataset.x_test[2, 1, 5, 7], torch.tensor((float(green) - 123.0) / 62.1))
 
 
 def test_cifar100_takes_the_fine_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

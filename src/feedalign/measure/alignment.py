@@ -47,9 +47,7 @@ class Alignment:
     def __str__(self) -> str:
         width = max([5, *(len(row.layer) for row in self.layers)])
         lines = [f"{'layer'.ljust(width)}  signal   delta  weight   (degrees to backprop)"]
-        lines += [
-            f"{r.layer.ljust(width)}  {r.signal:6.1f}  {r.delta:6.1f}  {r.weight:6.1f}" for r in self.layers
-        ]
+        lines += [f"{r.layer.ljust(width)}  {r.signal:6.1f}  {r.delta:6.1f}  {r.weight:6.1f}" for r in self.layers]
         return "\n".join(lines)
 
 
@@ -62,9 +60,7 @@ class _Gradients:
     weights: dict[str, Tensor] = field(default_factory=dict)
 
 
-def alignment(
-    model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], batch: tuple[Inputs, Any]
-) -> Alignment:
+def alignment(model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], batch: tuple[Inputs, Any]) -> Alignment:
     """Measure the angles between an attached rule and backprop on one batch.
 
     The same model runs twice from the same random state, once with the rule suspended. Parameters' `.grad`, random
