@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from torch import nn
-from torch.autograd.graph import Node
 
 from feedalign.blocks import Block, block_of
 from feedalign.errors import AttachError, NoFeedbackPointError, PointNotFiredError
@@ -82,26 +81,32 @@ def find_calls(model: nn.Module, probe: Probe, site: OutputSite, points: Points 
     """
     if points is None:
         names = {name for name, module in model.named_modules() if is_nonlinearity(module)}
-        return [call for call in probe.calls if call.module in names and _obstacle(probe, site, call) is None]
+        return _distinct([c for c in probe.calls if c.module in names and _obstacle(probe, site, c) is None])
     chosen = select(model, points)
     calls = [call for call in probe.calls if call.module in set(chosen)]
     for name in chosen:
         own = [call for call in calls if call.module == name]
         if not own:
             raise PointNotFiredError(
-                f"Feedback point {name!r} does not fire on the example inputs; give inputs that take its path, or leave it "
-                "out of points=."
+                f"Feedback point {name!r} does not fire on the example inputs; give inputs that take its path, or "
+                "leave it out of points=."
             )
         reasons = [_obstacle(probe, site, call) for call in own]
         if all(reasons):
             raise NoFeedbackPointError(f"{name!r} cannot be a feedback point: {reasons[0]}.")
-    return [call for call in calls if _obstacle(probe, site, call) is None]
+    return _distinct([call for call in calls if _obstacle(probe, site, call) is None])
+
+
+def _distinct(calls: list[Call]) -> list[Call]:
+    """Keep the first of several modules that return the same tensor, e.g. an activation and its block."""
+    first = {id(call.node): call for call in reversed(calls)}
+    return [call for call in calls if first[id(call.node)] is call]
 
 
 def _obstacle(probe: Probe, site: OutputSite, call: Call) -> str | None:
     """Why a call cannot be a feedback point."""
     order = probe.calls.index(call)
-    if order >= site.order or (call.module == site.module and call.index == site.index):
+    if order >= site.order or (call.node is not None and call.node is site.node):
         return "it makes the output, where the error itself arrives, or comes after it"
     if call.signature is None:
         return f"it returns {type(call.output).__name__}, not a tensor"
@@ -148,7 +153,7 @@ def assign(
     _refuse_unused(model, rules, used | used_by_layers)
     cuts = [c.node for i, c in enumerate(calls) if c.node is not None and isinstance(rule_of[i], (DirectRule, Shallow))]
     candidates = [Candidate(call, block_of(model, probe, call.node, cuts), rule_of[i]) for i, call in enumerate(calls)]
-    # A point right behind another one, such as a FeedbackPoint after an activation module, has nothing to teach.
+    # A point with no layer between it and the one before it has nothing to teach.
     return [candidate for candidate in candidates if candidate.block.parameters], gated
 
 
@@ -189,9 +194,10 @@ def refuse_nothing_to_teach(
     for rule in rules.values():
         if isinstance(rule, (DirectRule, Shallow)) and not any(c.rule is rule for c in candidates):
             raise NoFeedbackPointError(
-                f"{type(rule).__name__} found no feedback point: the model has no non-linearity module with trainable layers "
-                "before it, other than the one that makes the output. Name modules with points=, or put "
-                f"fa.{FeedbackPoint.__name__}() after functional activations: h = self.point(torch.tanh(self.fc(x)))."
+                f"{type(rule).__name__} found no feedback point: the model has no non-linearity module with "
+                "trainable layers before it, other than the one that makes the output. Name modules with points=, or "
+                f"put fa.{FeedbackPoint.__name__}() after functional activations: h = "
+                "self.point(torch.tanh(self.fc(x)))."
             )
         if isinstance(rule, LayerwiseRule) and rule not in gated.values():
             raise NoFeedbackPointError(

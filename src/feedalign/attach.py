@@ -41,8 +41,8 @@ def attach(
             feedback point by its own name or by that of a layer taught there.
         example_inputs: What the model is called with in training: a tensor, a tuple of positional arguments, or a dict
             of keyword arguments. Shapes of feedback are read from it; the batch size may change later.
-        points: Where teaching signals enter: names or globs, types, or a predicate `(name, module) -> bool`. None: every
-            non-linearity module and `fa.FeedbackPoint` but the one that makes the output.
+        points: Where teaching signals enter: names or globs, types, or a predicate `(name, module) -> bool`. None:
+            every non-linearity module and `fa.FeedbackPoint` but the one that makes the output.
         output: Name of the module at whose output the loss's error is taken, for models that compute their loss inside
             `forward`. None: what the model returns; where a softmax, sigmoid or other non-linearity stands last, its
             input.
@@ -56,7 +56,7 @@ def attach(
         The handle: `describe()`, `remove()`, `targets(y)`; usable as a context manager.
 
     Raises:
-        AttachError: The model or an argument does not allow it; its subclasses and FeedbackShapeError tell what is wrong.
+        AttachError: The model or an argument does not allow it; its subclasses and FeedbackShapeError say why.
     """
     refuse_unattachable(model)
     rules = as_rules(rule)
@@ -75,7 +75,7 @@ def attach(
     uncut = leaks(plan)
     if strict and uncut:
         raise UncutPathError(
-            f"Exact backprop still reaches {', '.join(uncut[:6])} on paths that the rule does not cut. Add feedback points "
-            "there with points=, or attach without strict=True and look at handle.describe()."
+            f"Exact backprop still reaches {', '.join(uncut[:6])} on paths that the rule does not cut. Add feedback "
+            "points there with points=, or attach without strict=True and look at handle.describe()."
         )
     return build(plan, source, draws)

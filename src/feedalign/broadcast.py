@@ -100,7 +100,7 @@ class Broadcast(torch.autograd.Function):
         ctx.save_for_backward(value if plan.reads_output else None, *tensors[:num_feedback])
 
     @staticmethod
-    def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:
         """Return the error to the output and a teaching signal to each tap."""
         plan: Plan = ctx.plan
         output, *feedback = ctx.saved_tensors

@@ -132,8 +132,10 @@ def _sites(
 def _hook(plan: Blueprint, circuit: Circuit, keys: dict[str, str]) -> list[Removable]:
     model, site = plan.model, plan.site
     hooks: list[Removable] = [model.register_forward_pre_hook(circuit.open, prepend=True)]
-    for module in dict.fromkeys(s.module for s in circuit.sites):
-        hooks.append(model.get_submodule(module).register_forward_hook(PointHook(circuit, module)))
+    hooks += [
+        model.get_submodule(module).register_forward_hook(PointHook(circuit, module))
+        for module in dict.fromkeys(s.module for s in circuit.sites)
+    ]
     for name, rule in plan.gated.items():
         hooks += _gate(model.get_submodule(name), circuit, name, keys[name], rule)
     maker = model.get_submodule(site.module)

@@ -160,8 +160,8 @@ class Circuit:
                 return None
             raise PointNotFiredError(
                 f"Feedback point {module!r} fired {index + 1} times in this forward and {index} times on the example "
-                "inputs, so no feedback was drawn for this call. Attach with example inputs that take the same path, or "
-                "leave the module out with points=."
+                "inputs, so no feedback was drawn for this call. Attach with example inputs that take the same path, "
+                "or leave the module out with points=."
             )
         if self.stream is not None and streams(site):
             self._teach_now(self.stream, site, activation)
@@ -174,9 +174,9 @@ class Circuit:
         """Activation checkpointing runs a block again in the backward; anything else is cut off from any signal."""
         if not inside_backward():
             raise OutsideForwardError(
-                f"Feedback point {module!r} ran with gradients outside the forward of the attached model, where no error "
-                "can reach it. Call the model itself, use torch.no_grad() around the part, or remove the rule first with "
-                "handle.remove()."
+                f"Feedback point {module!r} ran with gradients outside the forward of the attached model, where no "
+                "error can reach it. Call the model itself, use torch.no_grad() around the part, or remove the rule "
+                "first with handle.remove()."
             )
         return activation.detach()
 
@@ -197,9 +197,9 @@ class Circuit:
         names = [name for name, p in zip(site.parameters, self.taught[site.key], strict=True) if p.requires_grad]
         if names and not torch.compiler.is_compiling():
             raise UntaughtLayerError(
-                f"Feedback point {site.label!r} cannot teach {', '.join(names[:4])}: its activation carries no gradient. "
-                "Re-entrant activation checkpointing (use use_reentrant=False) and a detach() or no_grad() in the forward "
-                "do this."
+                f"Feedback point {site.label!r} cannot teach {', '.join(names[:4])}: its activation carries no "
+                "gradient. Re-entrant activation checkpointing (use use_reentrant=False) and a detach() or no_grad() "
+                "in the forward do this."
             )
 
     def deliver(self, output: Tensor) -> Tensor | None:
@@ -234,9 +234,9 @@ class Circuit:
         missing += [name for name in self.gated if name not in self.counts]
         if missing:
             raise PointNotFiredError(
-                f"{', '.join(missing[:4])} did not fire in this forward, so the layers taught there would learn nothing. "
-                "Either the model was compiled before the rule was attached (attach first, then compile), or the forward "
-                "took another path than on the example inputs (leave these modules out with points=)."
+                f"{', '.join(missing[:4])} did not fire in this forward, so the layers taught there would learn "
+                "nothing. Either the model was compiled before the rule was attached (attach first, then compile), "
+                "or the forward took another path than on the example inputs (leave these modules out with points=)."
             )
 
     def close(self, model: nn.Module, args: tuple[Any, ...], output: object) -> None:

@@ -37,7 +37,7 @@ class Reroute(torch.autograd.Function):
         ctx.save_for_backward(feedback)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradient to the layer, and the fed-back one to its input."""
         (feedback,) = ctx.saved_tensors
         fed_back = ctx.adjoint(grad, feedback.to(grad.dtype), ctx.shape).to(ctx.dtype)

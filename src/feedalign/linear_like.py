@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd
 
 from feedalign.placement import FeatureAxis
 
@@ -66,7 +66,7 @@ class ConvAdjoint:
         shape = (1, *source_shape) if unbatched else source_shape
         padded = [size + sum(self.pads[2 * i : 2 * i + 2]) for i, size in enumerate(reversed(shape[2:]))]
         symmetric = self.pad_mode == "zeros" and self.pads[::2] == self.pads[1::2]
-        gradient = torch.ops.aten.convolution_backward(
+        gradient: Tensor = torch.ops.aten.convolution_backward(
             grad.unsqueeze(0) if unbatched else grad,
             grad.new_empty(1).expand(shape if symmetric else (*shape[:2], *reversed(padded))),
             feedback,
@@ -86,9 +86,10 @@ class ConvAdjoint:
     def _unpad(self, gradient: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Send the gradient of the padded input back through the padding, whatever its mode."""
         mode = "constant" if self.pad_mode == "zeros" else self.pad_mode
-        _, pullback = torch.func.vjp(lambda x: nn.functional.pad(x, self.pads, mode=mode), gradient.new_zeros(shape))
-        result: tuple[Any, ...] = pullback(gradient)
-        unpadded: Tensor = result[0]
+        pulled_back: Any = torch.func.vjp(
+            lambda x: nn.functional.pad(x, self.pads, mode=mode), gradient.new_zeros(shape)
+        )
+        unpadded: Tensor = pulled_back[1](gradient)[0]
         return unpadded
 
 
@@ -102,8 +103,7 @@ def adjoint_of(module: nn.Module) -> Adjoint | None:
     if isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward:
         return LinearAdjoint()
     plain = (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward)
-    is_conv = isinstance(module, _ConvNd) and not isinstance(module, _ConvTransposeNd)
-    if is_conv and type(module).forward in plain:
+    if isinstance(module, _ConvNd) and type(module).forward in plain:
         return ConvAdjoint(module)
     return None
 

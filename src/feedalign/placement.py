@@ -89,8 +89,8 @@ class Placement:
             features = math.prod(shape[kept:])
         if features != self.num_features:
             raise FeedbackShapeError(
-                f"Feedback point {point!r} gave an activation of shape {tuple(shape)}, that is {features} features, but "
-                f"its feedback was drawn for {self.num_features} (shape {self.feature_shape}). Attach again with "
+                f"Feedback point {point!r} gave an activation of shape {tuple(shape)}, that is {features} features, "
+                f"but its feedback was drawn for {self.num_features} (shape {self.feature_shape}). Attach again with "
                 'example inputs of the new size, or use positions="shared" so that one matrix serves every position.'
             )
 

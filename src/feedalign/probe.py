@@ -83,9 +83,9 @@ def run(model: nn.Module, example_inputs: Inputs) -> Probe:
             probe.output = functional_call(model, buffers, args, dict(kwargs))
     except Exception as error:
         raise ExampleInputsError(
-            f"The model does not run on the example inputs ({type(error).__name__}: {error}). Give inputs as in training: "
-            "a tensor, a tuple of positional arguments or a dict of keyword arguments, on the model's device and at "
-            "least two samples where batch normalization needs them."
+            f"The model does not run on the example inputs ({type(error).__name__}: {error}). Give inputs as in "
+            "training: a tensor, a tuple of positional arguments or a dict of keyword arguments, on the model's "
+            "device and at least two samples where batch normalization needs them."
         ) from error
     finally:
         for handle in handles:
@@ -105,13 +105,15 @@ class _Recorder:
         if axis is not None:
             self.axis_of[0] = axis
         tensors = tuple(arg for arg in args if isinstance(arg, Tensor))
-        is_tensor = isinstance(output, Tensor)
+        signature = None
+        if isinstance(output, Tensor):
+            signature = Signature(tuple(output.shape), self.axis_of.get(0, "unknown"))
         self.probe.calls.append(
             Call(
                 module=self.name,
                 index=len(self.probe.calls_of(self.name)),
-                signature=Signature(tuple(output.shape), self.axis_of.get(0, "unknown")) if is_tensor else None,
-                node=output.grad_fn if is_tensor else None,
+                signature=signature,
+                node=output.grad_fn if isinstance(output, Tensor) else None,
                 inputs=tensors,
                 input_nodes=tuple(tensor.grad_fn for tensor in tensors),
                 output=output,
@@ -138,8 +140,9 @@ def as_arguments(inputs: Inputs | None) -> tuple[tuple[Any, ...], Mapping[str, A
     if isinstance(inputs, Sequence) and not isinstance(inputs, str) and len(inputs) > 0:
         return tuple(inputs), {}
     raise ExampleInputsError(
-        f"example_inputs is {type(inputs).__name__}; give what the model is called with: a tensor, a tuple of positional "
-        "arguments or a dict of keyword arguments. Shapes of feedback and the order of layers are read from it."
+        f"example_inputs is {type(inputs).__name__}; give what the model is called with: a tensor, a tuple of "
+        "positional arguments or a dict of keyword arguments. Shapes of feedback and the order of layers are read "
+        "from it."
     )
 
 
@@ -229,8 +232,8 @@ def _returned_output(model: nn.Module, probe: Probe) -> OutputSite:
         )
     if returned.dim() == 0:
         raise OutputError(
-            "The model returns a single number, most likely its loss; name the module whose output the loss is computed "
-            "from with output=."
+            "The model returns a single number, most likely its loss; name the module whose output the loss is "
+            "computed from with output=."
         )
     makers = [call for call in probe.calls if call.output is returned]
     modules = dict(model.named_modules())

@@ -68,8 +68,8 @@ class Stream:
             )
         if inside_distributed():
             raise StreamingError(
-                "Streaming makes gradients inside the forward, before DistributedDataParallel averages them over ranks; "
-                "call handle.targets(None) and let the rule learn from the error."
+                "Streaming makes gradients inside the forward, before DistributedDataParallel averages them over "
+                "ranks; call handle.targets(None) and let the rule learn from the error."
             )
 
     def teach(
@@ -130,6 +130,7 @@ class _LossDetector:
         self.made = made
 
     def __call__(self, error: Tensor) -> None:
+        del error
         for parameter, version in self.made.items():
             grad = parameter.grad
             if grad is None or (grad._version != version and not bool(grad.any())):
@@ -162,8 +163,8 @@ def as_rows(targets: object, num_outputs: int) -> Tensor:
             return targets.reshape(-1, 1)
         if targets.dim() < 2 or targets.shape[-1] != num_outputs:
             raise TargetsError(
-                f"Targets of shape {tuple(targets.shape)} and dtype {targets.dtype} do not fit {num_outputs} outputs: give "
-                f"class indices (an integer dtype) or zeros and ones of shape [..., {num_outputs}]."
+                f"Targets of shape {tuple(targets.shape)} and dtype {targets.dtype} do not fit {num_outputs} "
+                f"outputs: give class indices (an integer dtype) or zeros and ones of shape [..., {num_outputs}]."
             )
         return targets.reshape(-1, num_outputs)
     rows = targets.reshape(-1).long()
@@ -171,7 +172,7 @@ def as_rows(targets: object, num_outputs: int) -> Tensor:
         return rows.unsqueeze(-1)
     if rows.numel() and (int(rows.min()) < 0 or int(rows.max()) >= num_outputs):
         raise TargetsError(
-            f"Targets run from {int(rows.min())} to {int(rows.max())}, but the output has classes 0 to {num_outputs - 1}. "
-            "To leave samples out, give any valid class and a scale of 0 for them."
+            f"Targets run from {int(rows.min())} to {int(rows.max())}, but the output has classes 0 to "
+            f"{num_outputs - 1}. To leave samples out, give any valid class and a scale of 0 for them."
         )
     return rows

@@ -45,8 +45,8 @@ def refuse_unattachable(model: object) -> None:
         )
     if isinstance(model, (DataParallel, DistributedDataParallel)):
         raise WrappedModelError(
-            f"The model is wrapped in {type(model).__name__}; attach to the model inside, then wrap it, so that the feedback "
-            "is sent to every rank."
+            f"The model is wrapped in {type(model).__name__}; attach to the model inside, then wrap it, so that the "
+            "feedback is sent to every rank."
         )
     if isinstance(model, torch.jit.ScriptModule):
         raise CompiledModelError("The model is TorchScript, which no hook can reach; attach to the Python module.")
@@ -59,8 +59,8 @@ def _refuse_compiled(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, wrapper) or getattr(module, "_compiled_call_impl", None) is not None:
             raise CompiledModelError(
-                "The model, or a part of it, is compiled already, and compiled code would skip the rule. Attach first, then "
-                "compile: fa.attach(model, ...); model = torch.compile(model)."
+                "The model, or a part of it, is compiled already, and compiled code would skip the rule. Attach "
+                "first, then compile: fa.attach(model, ...); model = torch.compile(model)."
             )
 
 
@@ -89,9 +89,9 @@ def refuse_unbounded(model: nn.Module, candidates: Iterable[Candidate]) -> None:
         if not isinstance(candidate.rule, DRTP) or candidate.rule.allow_unbounded or isinstance(module, SATURATING):
             continue
         raise UnsuitableModelError(
-            f"DRTP at {candidate.call.module!r} ({type(module).__name__}): its signal never fades, and only an activation that "
-            "saturates stops the weights from growing without bound. Use nn.Tanh or nn.Sigmoid, or insist with "
-            "fa.DRTP(allow_unbounded=True)."
+            f"DRTP at {candidate.call.module!r} ({type(module).__name__}): its signal never fades, and only an "
+            "activation that saturates stops the weights from growing without bound. Use nn.Tanh or nn.Sigmoid, or "
+            "insist with fa.DRTP(allow_unbounded=True)."
         )
 
 

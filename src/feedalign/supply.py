@@ -40,8 +40,8 @@ def as_feedback(feedback: object) -> Source:
     if callable(feedback):
         raise AttachError("To project errors with your own callable, wrap it: feedback=fa.Projection(callable).")
     raise AttachError(
-        f"feedback is {type(feedback).__name__}; give a draw such as fa.Normal(), a preset's name, a mapping of layer names "
-        "to tensors, or fa.Projection(callable)."
+        f"feedback is {type(feedback).__name__}; give a draw such as fa.Normal(), a preset's name, a mapping of "
+        "layer names to tensors, or fa.Projection(callable)."
     )
 
 
@@ -61,8 +61,8 @@ def generator_for(generator: Generator | None) -> Generator:
         return torch.Generator().manual_seed(DEFAULT_SEED)
     if generator.device.type != "cpu":
         raise AttachError(
-            f"generator is on {generator.device}; feedback is drawn on the CPU, so that every device gets the same. Give "
-            "torch.Generator().manual_seed(seed)."
+            f"generator is on {generator.device}; feedback is drawn on the CPU, so that every device gets the same. "
+            "Give torch.Generator().manual_seed(seed)."
         )
     return generator
 
@@ -102,7 +102,8 @@ def supply(
             )
         if given.shape[:1] != torch.Size(shape[:1]) or given.numel() != torch.Size(shape).numel():
             raise FeedbackShapeError(
-                f"feedback[{name!r}] has shape {tuple(given.shape)}; this layer needs {tuple(shape)}, outputs by features."
+                f"feedback[{name!r}] has shape {tuple(given.shape)}; this layer needs {tuple(shape)}, outputs by "
+                "features."
             )
         supplied[name] = given.detach().clone().reshape(shape)
     return supplied

@@ -137,7 +137,8 @@ def _gradients(
         with left_as_found(model), torch.enable_grad(), mode:
             buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
             loss = loss_fn(functional_call(model, buffers, args, dict(kwargs)), targets)
-            grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+            # Typed as if no gradient were ever missing; a frozen or shallow layer has None.
+            grads: tuple[Tensor | None, ...] = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
     finally:
         for hook in hooks:
             hook.remove()
@@ -167,6 +168,7 @@ class _Keeper:
         self.kept, self.label, self.call, self.calls = kept, label, call, 0
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
+        del module, args
         self.calls += 1
         if self.calls == self.call and isinstance(output, Tensor) and output.requires_grad:
             output.register_hook(self._keep)

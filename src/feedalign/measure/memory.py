@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import torch
@@ -20,6 +21,8 @@ def peak_memory(step: Callable[[], object]) -> int:
     Returns:
         Bytes.
     """
+    # Kineto announces every start and stop of the profiler on stderr otherwise.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     on_cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
     if on_cuda:
         torch.cuda.synchronize()
@@ -30,7 +33,7 @@ def peak_memory(step: Callable[[], object]) -> int:
     level = peak = 0
     events = profiled.profiler.kineto_results.events() if profiled.profiler else []
     for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
-        if event.device_type() == torch.autograd.DeviceType.CPU:
+        if event.device_type() == torch.profiler.DeviceType.CPU:
             level += event.nbytes()
             peak = max(peak, level)
     if on_cuda:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 from torch import Tensor
 
 from feedalign.rules.base import DirectRule, Link
-from feedalign.rules.targets_from_error import check_form, read_targets, settle_link
+from feedalign.rules.targets_from_error import check_form, read_targets
 
 
 @dataclass(frozen=True)
@@ -60,5 +60,5 @@ class DRTP(DirectRule):
         check_form(error, output, self.link or "softmax", type(self).__name__)
 
     def for_output(self, link: Link | None) -> Self:
-        """Return the rule with its link settled."""
-        return settle_link(self, link)
+        """Return the rule with its link settled: the user's word first, then the model's last module's."""
+        return replace(self, link=self.link or link or "softmax")

@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
-
 import torch
 from torch import Tensor
 
 from feedalign.errors import ErrorFormError
 
-if TYPE_CHECKING:
-    from feedalign.rules.base import Link
-    from feedalign.rules.drtp import DRTP
-    from feedalign.rules.sign_dfa import SignDFA
-
-    Linked = TypeVar("Linked", DRTP, SignDFA)
-
 # Errors in bfloat16 are off by 2^-8; a wrong link by a third and more.
 FORM_TOLERANCE = 0.05
-
-
-def settle_link(rule: Linked, link: Link | None) -> Linked:
-    """Return the rule with its link settled: the user's word first, then the model's last module's."""
-    return replace(rule, link=rule.link or link or "softmax")
 
 
 def read_targets(error: Tensor, output: Tensor, link: str) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,144 @@
+"""`python -m benchmarks`: time the rules, interleaved in one process, and write a record."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import feedalign as fa
+from benchmarks.contestants import (
+    Case,
+    Step,
+    activation_memory,
+    attached,
+    backprop,
+    by_hand,
+    downstream_products,
+)
+
+CASES = (Case("784-2048x4-10, batch 256", 2048, 4, 256), Case("784-1024x16-10, batch 128", 1024, 16, 128))
+RECORD = Path(__file__).parent.parent / "docs" / "records" / "bench.json"
+
+
+def main() -> int:
+    """Run the benchmark.
+
+    Returns:
+        Exit status: 0, or 2 if the tests of this tree fail.
+    """
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=60, help="steps of each contestant (default: 60)")
+    parser.add_argument("--activation", choices=("tanh", "relu"), default="relu", help="(default: relu)")
+    parser.add_argument("--record", type=Path, default=RECORD, help="where to write (default: docs/records/bench.json)")
+    parser.add_argument("--untested", action="store_true", help="skip the tests; the record is then not written")
+    args = parser.parse_args()
+    if not args.untested and not tests_pass():
+        print("The tests of this tree fail: nothing is timed.", file=sys.stderr)
+        return 2
+    record: dict[str, Any] = {"when": datetime.now(UTC).isoformat(timespec="seconds"), **machine()}
+    record |= {"rounds": args.rounds, "activation": args.activation, "optimizer": "SGD", "dtype": "float32"}
+    activation = nn.Tanh if args.activation == "tanh" else nn.ReLU
+    record["step_time"] = [timed(case, activation, args.rounds) for case in CASES]
+    record["activation_memory"] = memory()
+    show(record)
+    if not args.untested:
+        args.record.parent.mkdir(parents=True, exist_ok=True)
+        args.record.write_text(json.dumps(record, indent=1) + "\n")
+        print(f"written to {args.record}")
+    return 0
+
+
+def tests_pass() -> bool:
+    """Run the default test suite quietly."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "2", "--no-header"]
+    return subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False).returncode == 0
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on, and how busy it was just before."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "processor": platform.machine(),
+        "num_threads": torch.get_num_threads(),
+        "load_before": round(os.getloadavg()[0], 2),
+    }
+
+
+def timed(case: Case, activation: type[nn.Module], rounds: int) -> dict[str, Any]:
+    """Time all contestants of one case in turn, step by step, and put their medians over backprop's."""
+    steps: dict[str, Step] = {
+        "backprop": backprop(case, activation),
+        "dfa": attached(case, activation, fa.DFA()),
+        "dfa by hand": by_hand(case, activation),
+        "drtp streaming": attached(case, activation, fa.DRTP(allow_unbounded=True), streaming=True),
+        "fa": attached(case, activation, fa.FA()),
+        "shallow": attached(case, activation, fa.Shallow()),
+        "downstream products": downstream_products(case),
+    }
+    seconds = interleave(steps, rounds)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    base = medians["backprop"]
+    spread = {name: [q / base for q in statistics.quantiles(values, n=4)[::2]] for name, values in seconds.items()}
+    return {
+        "case": case.name,
+        "backprop_ms": 1000 * base,
+        "ratio": {name: value / base for name, value in medians.items()},
+        "quartiles": spread,
+        "bound": 1 - medians["downstream products"] / base,
+        "dfa_over_by_hand": medians["dfa"] / medians["dfa by hand"],
+    }
+
+
+def interleave(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
+    """Run every contestant once a round, each round in another order, so that none has a place of its own."""
+    names = list(steps)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds + 3):
+        shift = number % len(names)
+        for name in names[shift:] + names[:shift]:
+            began = time.perf_counter()
+            steps[name]()
+            if number >= 3:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def memory() -> dict[str, dict[str, int]]:
+    """Peak activation memory at several depths, in bytes."""
+    return {
+        name: {str(depth): activation_memory(depth, streaming=streaming) for depth in (4, 16, 32)}
+        for name, streaming in (("backprop", False), ("drtp streaming", True))
+    }
+
+
+def show(record: dict[str, Any]) -> None:
+    """Print the record as tables."""
+    print(f"load before: {record['load_before']}, threads: {record['num_threads']}, torch {record['torch']}")
+    for row in record["step_time"]:
+        print(
+            f"\n{row['case']}, {record['activation']}: backprop {row['backprop_ms']:.1f} ms, bound {row['bound']:.2f}"
+        )
+        for name, ratio in row["ratio"].items():
+            low, high = row["quartiles"][name]
+            print(f"  {name:20} {ratio:.3f}   quartiles {low:.3f} .. {high:.3f}")
+        print(f"  dfa over dfa by hand {row['dfa_over_by_hand']:.3f}")
+    print("\npeak activation memory, MiB (width 1024, batch 1024)")
+    for name, levels in record["activation_memory"].items():
+        print(f"  {name:20} " + "   ".join(f"{depth} layers {size / 2**20:.1f}" for depth, size in levels.items()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
