@@ -63,13 +63,14 @@ def _layers(model: nn.Module, probe: Probe) -> dict[int, Call]:
 def _reached(root: Node | None, stops: set[int], probe: Probe, layers: dict[int, Call]) -> set[str]:
     """Walk the graph; at a node of `layers`, take the layer's own parameters and do not walk into its input."""
     reached: set[str] = set()
-    seen: set[int] = set()
+    # Holds the nodes themselves: a node let go would lend its id to another.
+    seen: dict[int, Node] = {}
     waiting: list[Node | None] = [root]
     while waiting:
         node = waiting.pop()
         if node is None or id(node) in seen or id(node) in stops:
             continue
-        seen.add(id(node))
+        seen[id(node)] = node
         leaf = getattr(node, "variable", None)
         if leaf is not None and id(leaf) in probe.parameters:
             reached.add(probe.parameters[id(leaf)])

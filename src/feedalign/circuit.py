@@ -223,7 +223,8 @@ class Circuit:
         plan = self.plan if self.stream is None else self.plan_beside_stream
         if plan.receivers:
             live = [site for site in self.sites if site.key in taps]
-            feedback = [f for site in live if (f := self._feedback(site)) is not None]
+            held = [self._feedback(site) for site in live]
+            feedback = [matrix for matrix in held if matrix is not None]
             output = broadcast(plan, output, feedback, [taps[site.key] for site in live])
         if self.stream is not None:
             self.stream.end(output)

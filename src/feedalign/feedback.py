@@ -211,34 +211,38 @@ PRESETS: dict[str, Draw] = {
 """Draws by the paper whose choice they are."""
 
 
+_LOW32 = 0xFFFFFFFF
+
+
 def counter_uniform(shape: Shape, seed: Tensor, counter: Tensor) -> Tensor:
     """Draw `U(+-1 / sqrt(fan))` as a pure function of a seed and a counter, the same bits on every device.
 
-    Each entry's index, the counter and the seed go through the finaliser of SplitMix64 twice. Plain tensor
-    operations: it compiles, batches and touches no generator.
+    Each entry's index goes twice through a 32-bit mixing function, keyed by the seed and the counter. Plain tensor
+    operations on non-negative int64: it compiles, batches and touches no generator.
 
     Args:
         shape: The shape to draw.
-        seed: int64 scalar.
-        counter: int64 scalar; the number of the draw.
+        seed: int64 scalar, not negative.
+        counter: int64 scalar, not negative; the number of the draw.
 
     Returns:
         A float32 tensor of the given shape.
     """
+    key = _mix32(seed & _LOW32)
+    for word in (seed >> 32, counter & _LOW32, counter >> 32):
+        key = _mix32(key ^ word)
     index = torch.arange(math.prod(shape), device=seed.device, dtype=torch.int64)
-    stream = _mix64(seed * -7046029254386353131 + counter)
-    bits = _mix64(stream + index * -7046029254386353131)
-    unit = _shift_right(bits, 40).to(torch.float32) * 2.0**-24
+    bits = _mix32(_mix32((index + key) & _LOW32) ^ _mix32(key))
+    unit = (bits >> 8).to(torch.float32) * 2.0**-24
     return ((2 * unit - 1) / math.sqrt(math.prod(shape[1:]))).reshape(shape)
 
 
-def _mix64(bits: Tensor) -> Tensor:
-    """SplitMix64's finaliser on int64, whose products wrap as unsigned ones do."""
-    bits = (bits ^ _shift_right(bits, 30)) * -4658895280553007687
-    bits = (bits ^ _shift_right(bits, 27)) * -7723592293110705685
-    return bits ^ _shift_right(bits, 31)
+def _mix32(bits: Tensor) -> Tensor:
+    """A bijection of 32-bit words that flips half the bits for any change.
 
-
-def _shift_right(bits: Tensor, places: int) -> Tensor:
-    """Logical shift: int64's own shift copies the sign bit."""
-    return (bits >> places) & ((1 << (64 - places)) - 1)
+    Both multipliers are below 2^31, so that no product leaves int64: overflow of signed integers is undefined in C++,
+    and compiled code gave other numbers for a 64-bit mixer.
+    """
+    bits = ((bits ^ (bits >> 16)) * 0x21F0AAAD) & _LOW32
+    bits = ((bits ^ (bits >> 15)) * 0x735A2D97) & _LOW32
+    return bits ^ (bits >> 15)

@@ -20,7 +20,7 @@ from feedalign.points import makes_predictions, near
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
 
-@dataclass
+@dataclass(eq=False)
 class Call:
     """One call of one module: the index counts the calls of the same module within the forward."""
 
