@@ -11,7 +11,7 @@ from torch import nn
 from feedalign.blocks import Block, block_of
 from feedalign.errors import AttachError, NoFeedbackPointError, PointNotFiredError
 from feedalign.linear_like import adjoint_of
-from feedalign.points import FeedbackPoint, Points, is_nonlinearity, near, select
+from feedalign.points import Points, is_nonlinearity, near, select
 from feedalign.probe import Call, OutputSite, Probe
 from feedalign.rules.base import DirectRule, LayerwiseRule, Rule
 from feedalign.rules.control import Backprop, Shallow
@@ -150,7 +150,7 @@ def assign(
         used.add(glob)
         rule_of[position] = rules[glob]
     gated, used_by_layers = _gated(model, probe, rules)
-    _refuse_unused(model, rules, used | used_by_layers)
+    _refuse_unused(model, rules, used, used_by_layers)
     cuts = [c.node for i, c in enumerate(calls) if c.node is not None and isinstance(rule_of[i], (DirectRule, Shallow))]
     candidates = [Candidate(call, block_of(model, probe, call.node, cuts), rule_of[i]) for i, call in enumerate(calls)]
     # A point with no layer between it and the one before it has nothing to teach.
@@ -172,14 +172,15 @@ def _gated(model: nn.Module, probe: Probe, rules: dict[str, Rule]) -> tuple[dict
     return gated, used
 
 
-def _refuse_unused(model: nn.Module, rules: dict[str, Rule], used: set[str]) -> None:
+def _refuse_unused(model: nn.Module, rules: dict[str, Rule], used: set[str], used_by_layers: set[str]) -> None:
     for glob, rule in rules.items():
-        if glob in used or isinstance(rule, Backprop):
-            continue
-        if isinstance(rule, LayerwiseRule):
+        if isinstance(rule, LayerwiseRule) and glob not in used_by_layers:
             raise NoFeedbackPointError(
-                f"{type(rule).__name__} acts at linear and convolution layers; none that fires matches {glob!r}."
+                f"{type(rule).__name__} acts at linear layers: nn.Linear, nn.Conv1d/2d/3d and Transformers' Conv1D; "
+                f"none that fires with gradients matches {glob!r}."
             )
+        if glob in used | used_by_layers or isinstance(rule, Backprop):
+            continue
         if len(rules) > 1:
             names = [name for name, _ in model.named_modules() if name]
             raise AttachError(
@@ -187,24 +188,25 @@ def _refuse_unused(model: nn.Module, rules: dict[str, Rule], used: set[str]) -> 
             )
 
 
-def refuse_nothing_to_teach(
-    rules: dict[str, Rule], candidates: list[Candidate], gated: dict[str, LayerwiseRule]
-) -> None:
-    """Raise NoFeedbackPointError if a rule that needs feedback points or layers has none."""
+def refuse_pointless(rules: dict[str, Rule], candidates: list[Candidate], probe: Probe) -> None:
+    """Raise NoFeedbackPointError if a rule that needs feedback points has none."""
     for rule in rules.values():
         if isinstance(rule, (DirectRule, Shallow)) and not any(c.rule is rule for c in candidates):
+            hidden = ", ".join(sorted(probe.without_grad)[:4])
+            advice = f" {hidden} ran without gradients; checkpoint with use_reentrant=False." if hidden else ""
             raise NoFeedbackPointError(
-                f"{type(rule).__name__} found no feedback point: the model has no non-linearity module with "
-                "trainable layers before it, other than the one that makes the output. Name modules with points=, or "
-                f"put fa.{FeedbackPoint.__name__}() after functional activations: h = "
-                "self.point(torch.tanh(self.fc(x)))."
-            )
-        if isinstance(rule, LayerwiseRule) and rule not in gated.values():
-            raise NoFeedbackPointError(
-                f"{type(rule).__name__} acts at nn.Linear, nn.Conv1d/2d/3d and Transformers' Conv1D, and none fires."
+                f"{type(rule).__name__} found no feedback point: the model has no non-linearity module with trainable "
+                "layers before it, other than the one that makes the output. Name modules with points=, or put "
+                "fa.FeedbackPoint() after functional activations: h = self.point(torch.tanh(self.fc(x)))." + advice
             )
 
 
 def layer_names(parameters: tuple[str, ...]) -> list[str]:
     """Return the modules that own the given parameters, once each, in order."""
-    return list(dict.fromkeys(name.rpartition(".")[0] for name in parameters))
+    return list(dict.fromkeys(_owner(name) for name in parameters))
+
+
+def _owner(parameter: str) -> str:
+    """The layer that a parameter belongs to; a parametrized weight lies two modules deeper."""
+    layer, found, _ = parameter.rpartition("parametrizations.")
+    return layer.rstrip(".") if found else parameter.rpartition(".")[0]

@@ -6,7 +6,7 @@ from typing import cast
 
 from torch import Generator, nn
 
-from feedalign.assign import Rules, as_rules, assign, find_calls, refuse_nothing_to_teach
+from feedalign.assign import Rules, as_rules, assign, find_calls, refuse_pointless
 from feedalign.blocks import block_of
 from feedalign.blueprint import Blueprint
 from feedalign.build import build
@@ -67,7 +67,7 @@ def attach(
     link = cast("Link | None", OUTPUT_LINKS.get(site.link) if site.link else None)
     rules = {glob: one.for_output(link) if isinstance(one, DirectRule) else one for glob, one in rules.items()}
     candidates, gated = assign(model, probe, find_calls(model, probe, site, points), rules)
-    refuse_nothing_to_teach(rules, candidates, gated)
+    refuse_pointless(rules, candidates, probe)
     refuse_dead(model, candidates)
     refuse_unbounded(model, candidates)
     cuts = [c.call.node for c in candidates if c.cuts and c.call.node is not None]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 from torch.autograd.graph import Node
 
+from feedalign.errors import CheckpointingError
+from feedalign.linear_like import own_parameters
 from feedalign.probe import Call, Probe
 
 
@@ -18,10 +20,12 @@ class Block:
     Attributes:
         direct: Those of layers that it reaches without passing through another layer's weights, in order.
         through: Those that it reaches only through the true weights of a layer in between: exact backprop.
+        nodes: The graph nodes of the block, parameters aside.
     """
 
     direct: tuple[str, ...]
     through: tuple[str, ...]
+    nodes: tuple[Node, ...] = field(repr=False)
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -42,11 +46,10 @@ def block_of(model: nn.Module, probe: Probe, root: Node | None, cuts: Iterable[N
         The block.
     """
     stops = {id(node) for node in cuts if node is not root}
-    every = _reached(root, stops, probe, {})
-    layers = _layers(model, probe)
-    direct = _reached(root, stops, probe, layers)
+    every, nodes = _reached(root, stops, probe, {})
+    direct, _ = _reached(root, stops, probe, _layers(model, probe))
     names = [name for name in probe.parameters.values() if name in every]
-    return Block(tuple(n for n in names if n in direct), tuple(n for n in names if n not in direct))
+    return Block(tuple(n for n in names if n in direct), tuple(n for n in names if n not in direct), nodes)
 
 
 def _layers(model: nn.Module, probe: Probe) -> dict[int, Call]:
@@ -54,13 +57,14 @@ def _layers(model: nn.Module, probe: Probe) -> dict[int, Call]:
     modules = dict(model.named_modules())
     found: dict[int, Call] = {}
     for call in probe.calls:
-        own = modules[call.module].parameters(recurse=False)
-        if call.node is not None and any(p.dim() > 1 for p in own):
+        if call.node is not None and any(p.dim() > 1 for p in own_parameters(modules[call.module])):
             found.setdefault(id(call.node), call)
     return found
 
 
-def _reached(root: Node | None, stops: set[int], probe: Probe, layers: dict[int, Call]) -> set[str]:
+def _reached(
+    root: Node | None, stops: set[int], probe: Probe, layers: dict[int, Call]
+) -> tuple[set[str], tuple[Node, ...]]:
     """Walk the graph; at a node of `layers`, take the layer's own parameters and do not walk into its input."""
     reached: set[str] = set()
     # Holds the nodes themselves: a node let go would lend its id to another.
@@ -71,10 +75,24 @@ def _reached(root: Node | None, stops: set[int], probe: Probe, layers: dict[int,
         if node is None or id(node) in seen or id(node) in stops:
             continue
         seen[id(node)] = node
+        if node.name() == "CheckpointFunctionBackward":
+            raise CheckpointingError(
+                "The forward uses re-entrant activation checkpointing, which hides its layers from any rule; use "
+                "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)."
+            )
         leaf = getattr(node, "variable", None)
         if leaf is not None and id(leaf) in probe.parameters:
             reached.add(probe.parameters[id(leaf)])
         call = layers.get(id(node))
-        halt = {id(n) for n in call.input_nodes if n is not None} if call else set()
-        waiting.extend(child for child, _ in node.next_functions if child is not None and id(child) not in halt)
-    return reached
+        if call is not None:
+            inputs = {id(source) for source in call.input_nodes if source is not None}
+            reached |= _reached(node, inputs, probe, {})[0]
+            continue
+        waiting.extend(child for child, _ in node.next_functions)
+    return reached, tuple(node for node in seen.values() if not hasattr(node, "variable"))
+
+
+def overlap(blocks: Iterable[Block]) -> bool:
+    """Whether any part of the graph belongs to two blocks, so that one of them cannot be freed before the other."""
+    nodes = [id(node) for block in blocks for node in block.nodes]
+    return len(set(nodes)) < len(nodes)

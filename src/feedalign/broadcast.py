@@ -10,7 +10,7 @@ from torch import Tensor
 
 from feedalign.errors import FeedbackShapeError
 from feedalign.feedback import Projection
-from feedalign.placement import Placement
+from feedalign.placement import Placement, features_last
 from feedalign.rules.base import DirectRule
 from feedalign.transforms import inside_transform
 
@@ -58,21 +58,27 @@ class Plan:
 
     receivers: tuple[Receiver, ...]
     groups: tuple[tuple[DirectRule, tuple[int, ...]], ...]
-    checked: bool = field(default=False, compare=False)
+    num_backwards: int = field(default=0, compare=False)
 
     @property
     def reads_output(self) -> bool:
         """Whether any rule needs the output beside the error."""
         return any(rule.reads_output for rule, _ in self.groups)
 
+    def features_last(self, tensor: Tensor) -> Tensor:
+        """Bring the error, or the output, to `[..., C]`, as rules take it."""
+        return features_last(tensor, self.receivers[0].placement.error_axis)
+
     def check(self, error: Tensor, output: Tensor | None) -> None:
-        """Let each rule look at the first error that arrives."""
-        if self.checked or torch.compiler.is_compiling() or inside_transform():
+        """Let each rule look at the error: at backward 1, 2, 4, 8 and so on, since looking costs a wait on a GPU."""
+        if torch.compiler.is_compiling() or inside_transform():
+            return
+        self.num_backwards += 1
+        if self.num_backwards & (self.num_backwards - 1):
             return
         if bool(error.isfinite().all()) and bool(error.any()):
             for rule, _ in self.groups:
                 rule.check(error, output)
-            self.checked = True
 
 
 class Broadcast(torch.autograd.Function):
@@ -97,20 +103,23 @@ class Broadcast(torch.autograd.Function):
         ctx.plan, ctx.num_feedback = plan, num_feedback
         taps = tensors[num_feedback:]
         ctx.shapes, ctx.dtypes = [tap.shape for tap in taps], [tap.dtype for tap in taps]
-        ctx.save_for_backward(value if plan.reads_output else None, *tensors[:num_feedback])
+        # A copy: the user may still change the output in place, e.g. divide it by a temperature.
+        ctx.save_for_backward(value.clone() if plan.reads_output else None, *tensors[:num_feedback])
 
     @staticmethod
     def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:
         """Return the error to the output and a teaching signal to each tap."""
         plan: Plan = ctx.plan
         output, *feedback = ctx.saved_tensors
-        plan.check(error, output)
+        features = plan.features_last(error)
+        seen = None if output is None else plan.features_last(output)
+        plan.check(features, seen)
         signals: list[Tensor | None] = [None] * len(plan.receivers)
         first_tap = 3 + ctx.num_feedback
         held = iter(feedback)
         matrices = [next(held) if receiver.projection is None else None for receiver in plan.receivers]
         for rule, members in plan.groups:
-            vector = rule.broadcast(error, output)
+            vector = rule.broadcast(features, seen)
             for i in members:
                 if ctx.needs_input_grad[first_tap + i]:
                     signals[i] = plan.receivers[i].signal(vector, matrices[i], ctx.shapes[i], ctx.dtypes[i])

@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from feedalign.assign import layer_names
+from feedalign.blocks import overlap
 from feedalign.blueprint import Blueprint
 from feedalign.broadcast import Receiver
 from feedalign.circuit import Circuit, OutputHook, PointHook, Site
@@ -19,7 +20,7 @@ from feedalign.linear_like import adjoint_of, forward_weight
 from feedalign.placement import Placement, place
 from feedalign.report import report
 from feedalign.rules.base import DirectRule, LayerwiseRule, Rule
-from feedalign.store import CHILD_NAME, FeedbackStore, host_of, key_of
+from feedalign.store import CHILD_NAME, FeedbackStore, key_of
 from feedalign.supply import Source, supply
 
 
@@ -43,6 +44,9 @@ def build(plan: Blueprint, source: Source, draws: Generator) -> Handle:
     if projection is not None and plan.gated:
         raise AttachError("fa.Projection stands for error @ feedback of direct rules; layer-wise rules need weights.")
     placements = _placements(plan)
+    if source is not None and not placements and not any(_is_drawn(rule) for rule in plan.gated.values()):
+        names = ", ".join(type(rule).__name__ for rule in plan.rules.values())
+        raise AttachError(f"feedback= is given, but {names} takes none: leave it out.")
     keys: dict[str, str] = {}
     for name in [*placements, *plan.gated]:
         keys[name] = key_of(name, set(keys.values()))
@@ -51,9 +55,9 @@ def build(plan: Blueprint, source: Source, draws: Generator) -> Handle:
     called = {(site.module, site.index) for site in sites}
     modules = {site.module for site in sites}
     silent = {(c.module, c.index) for c in plan.probe.calls if c.module in modules} - called
-    circuit = Circuit(plan.model, store, sites, frozenset(silent), list(plan.gated))
+    circuit = Circuit(plan.model, store, sites, frozenset(silent), list(plan.gated), _can_stream(plan))
     description, fires = report(plan, placements, store, keys, source)
-    host = host_of(plan.model)
+    host = _host(plan)
     host.add_module(CHILD_NAME, store)
     hooks = _hook(plan, circuit, keys)
     rules = tuple(dict.fromkeys(plan.rules.values()))
@@ -62,6 +66,28 @@ def build(plan: Blueprint, source: Source, draws: Generator) -> Handle:
     points = {layer: c.label for c in plan.candidates for layer in layer_names(c.block.direct)}
     store.handle = Handle(circuit, rules, host, hooks, num_outputs, description, fires, points)
     return store.handle
+
+
+def _is_drawn(rule: LayerwiseRule) -> bool:
+    return rule.draws_feedback and not rule.redraws
+
+
+def _host(plan: Blueprint) -> nn.Module:
+    """The model itself; where its forward runs over its children (nn.Sequential), the layer that makes the output."""
+    if not plan.probe.runs_over_children:
+        return plan.model
+    layers = layer_names(plan.output_block.direct)
+    modules = [
+        plan.model.get_submodule(name) for name in layers or [call.module for call in reversed(plan.probe.calls)]
+    ]
+    return next((module for module in modules if not any(module.children())), plan.model)
+
+
+def _can_stream(plan: Blueprint) -> bool:
+    """Whether the graph of each streaming point can be freed before any other signal needs a part of it."""
+    streaming = [c.block for c in plan.candidates if isinstance(c.rule, DirectRule) and c.rule.streams]
+    others = [c.block for c in plan.candidates if c.cuts and c.block not in streaming]
+    return not overlap([*streaming, *others, plan.output_block])
 
 
 def _placements(plan: Blueprint) -> dict[str, Placement]:
@@ -104,7 +130,7 @@ def _draw(
             placement = placements[candidate.label]
             wanted[candidate.rule][candidate.label] = (placement.num_outputs, placement.num_features)
     for name, gate in plan.gated.items():
-        if gate.draws_feedback and not gate.redraws:
+        if _is_drawn(gate):
             wanted[gate][name] = tuple(forward_weight(plan.model.get_submodule(name)).shape)
     if isinstance(source, Mapping):
         return supply({name: shape for shapes in wanted.values() for name, shape in shapes.items()}, source, draws)

@@ -58,6 +58,7 @@ class Circuit:
         sites: The feedback points, in the order in which they fire.
         silent: Calls of point modules that are no feedback points.
         gated: Names of the layers with layer-wise feedback.
+        can_stream: Each streaming point has a part of the graph to itself, which can be freed at once.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Circuit:
         sites: Sequence[Site],
         silent: frozenset[tuple[str, int]],
         gated: Sequence[str],
+        can_stream: bool,
     ) -> None:
         self.model, self.store, self.sites, self.silent, self.gated = (
             model,
@@ -76,8 +78,8 @@ class Circuit:
             tuple(gated),
         )
         self.by_call = {(site.module, site.index): site for site in sites}
-        parameters = dict(model.named_parameters())
-        self.taught = {site.key: [parameters[name] for name in site.parameters] for site in sites}
+        self.can_stream = can_stream
+        self.frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
         self.plan = plan_for([site for site in sites if site.receiver])
         self.plan_beside_stream = plan_for([s for s in sites if s.receiver and not streams(s)])
         self.stream: Stream | None = None
@@ -124,10 +126,19 @@ class Circuit:
         if not self.listening:
             return
         self._forget()
+        self._refuse_thawed()
         self.is_open = True
         self.store.step()
         if self.stream is not None:
             self.stream.begin()
+
+    def _refuse_thawed(self) -> None:
+        for name, parameter in self.frozen.items():
+            if parameter.requires_grad:
+                raise UntaughtLayerError(
+                    f"{name} was frozen when the rule was attached and is trainable now; remove the rule and attach it "
+                    "again, so that a feedback point teaches it."
+                )
 
     def count(self, module: str) -> int:
         """Note that a module fired; return how often it had before in this forward."""
@@ -151,7 +162,7 @@ class Circuit:
         """
         if not self.listening:
             return None
-        if not self.is_open:
+        if not self.is_open or (self.stream is not None and inside_backward()):
             return self._arrive_late(module, activation)
         index = self.count(module)
         site = self.by_call.get((module, index))
@@ -183,7 +194,11 @@ class Circuit:
     def _teach_now(self, stream: Stream, site: Site, activation: Tensor) -> None:
         self._refuse_untaught(site, activation)
         if activation.requires_grad and site.receiver is not None:
-            stream.teach(site.receiver, activation, self._feedback(site), self.taught[site.key])
+            stream.teach(site.receiver, activation, self._feedback(site), self._taught(site))
+
+    def _taught(self, site: Site) -> list[nn.Parameter]:
+        """The parameters as they are now: loading a checkpoint may have put new objects in their place."""
+        return [self.model.get_parameter(name) for name in site.parameters]
 
     def _feedback(self, site: Site) -> Tensor | None:
         assert site.receiver is not None
@@ -194,8 +209,10 @@ class Circuit:
         site.receiver.placement.check(tuple(activation.shape), site.label)
         if activation.requires_grad:
             return
-        names = [name for name, p in zip(site.parameters, self.taught[site.key], strict=True) if p.requires_grad]
-        if names and not torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
+            return
+        names = [name for name, p in zip(site.parameters, self._taught(site), strict=True) if p.requires_grad]
+        if names:
             raise UntaughtLayerError(
                 f"Feedback point {site.label!r} cannot teach {', '.join(names[:4])}: its activation carries no "
                 "gradient. Re-entrant activation checkpointing (use use_reentrant=False) and a detach() or no_grad() "
@@ -222,6 +239,7 @@ class Circuit:
         self.delivered = True
         plan = self.plan if self.stream is None else self.plan_beside_stream
         if plan.receivers:
+            plan.receivers[0].placement.check_output(tuple(output.shape))
             live = [site for site in self.sites if site.key in taps]
             held = [self._feedback(site) for site in live]
             feedback = [matrix for matrix in held if matrix is not None]

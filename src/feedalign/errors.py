@@ -63,6 +63,10 @@ class UntaughtLayerError(FeedalignError, RuntimeError):
     """A layer that should learn lies on no gradient path to its feedback point."""
 
 
+class CheckpointingError(FeedalignError, RuntimeError):
+    """Activation checkpointing of a kind that the rule cannot follow."""
+
+
 class TargetsError(FeedalignError, ValueError):
     """Targets are missing, of the wrong shape or type, or outside the classes."""
 

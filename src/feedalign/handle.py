@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -12,10 +13,13 @@ from torch import Tensor, nn
 
 from feedalign.circuit import Circuit, streams
 from feedalign.describe import Description
-from feedalign.errors import AttachError, TargetsError
+from feedalign.errors import AttachError, StreamingError, TargetsError
 from feedalign.rules.base import Rule
 from feedalign.store import CHILD_NAME, FeedbackStore
 from feedalign.streaming import Stream
+
+ATTACHED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+"""Models with a rule attached in this process; copies of them are not listed."""
 
 
 class Removable(Protocol):
@@ -54,6 +58,7 @@ class Handle:
         self._num_outputs, self._description, self._fires = num_outputs, description, fires
         self.points = points
         self._attached = True
+        ATTACHED.add(circuit.model)
 
     @property
     def model(self) -> nn.Module:
@@ -103,6 +108,7 @@ class Handle:
         Raises:
             TargetsError: No attached rule streams, or the targets are of the wrong type or shape or outside the
                 classes.
+            StreamingError: The model's graph cannot be freed layer by layer.
         """
         self._refuse_removed()
         if not any(streams(site) for site in self._circuit.sites):
@@ -111,6 +117,12 @@ class Handle:
         if targets is None:
             self._circuit.stream = None
             return
+        if not self._circuit.can_stream:
+            raise StreamingError(
+                "Two signals of this model share a part of its graph (points on one activation, or a skip connection "
+                "that no point cuts; see handle.describe()), so that no layer's graph can be freed in the forward. "
+                "Let the rule learn from the error, or choose other points with points=."
+            )
         stream = self._circuit.stream or Stream(self._num_outputs)
         stream.give(targets, scale)
         self._circuit.stream = stream
@@ -137,6 +149,7 @@ class Handle:
         if self._host._modules.get(CHILD_NAME) is self.store:
             delattr(self._host, CHILD_NAME)
         self._attached = False
+        ATTACHED.discard(self.model)
 
     def _refuse_removed(self) -> None:
         if not self._attached:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from feedalign.errors import ExampleInputsError
+from feedalign.errors import CheckpointingError, ExampleInputsError
 from feedalign.linear_like import Adjoint, forward_weight
 from feedalign.rules.base import LayerwiseRule
+from feedalign.transforms import inside_backward
 
 if TYPE_CHECKING:
     from feedalign.circuit import Circuit
@@ -70,6 +71,12 @@ class Gate:
         source = self.circuit.sources.pop(self.key, None)
         if source is None or not source.requires_grad:
             return None
+        if self.rule.redraws and inside_backward():
+            raise CheckpointingError(
+                f"{type(self.rule).__name__} draws anew at every forward, and activation checkpointing runs the "
+                f"forward of {self.name!r} again in the backward, with another draw. Leave checkpointing out, or use "
+                "fa.FRSF()."
+            )
         weight = forward_weight(module)
         feedback = self.rule.feedback_weight(weight, self.circuit.store.drawn(self.key, weight))
         joined: Tensor = Reroute.apply(self.adjoint, output, source, feedback)  # type: ignore[no-untyped-call]

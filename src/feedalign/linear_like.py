@@ -108,6 +108,14 @@ def adjoint_of(module: nn.Module) -> Adjoint | None:
     return None
 
 
+def own_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """Return a module's own parameters, those behind a parametrization such as `weight_norm` included."""
+    own = list(module.parameters(recurse=False))
+    if nn.utils.parametrize.is_parametrized(module):
+        own += list(module.parametrizations.parameters())  # type: ignore[union-attr]
+    return own
+
+
 def forward_weight(module: nn.Module) -> Tensor:
     """Return a linear-like layer's weight, detached, as `[out, in, ...]`."""
     weight = module.weight

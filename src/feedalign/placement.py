@@ -27,7 +27,9 @@ class Signature:
     axis: FeatureAxis
 
     def features(self) -> int:
-        """Number of features at one position."""
+        """Number of features at one position; 1 where samples are all there is."""
+        if len(self.shape) == 1:
+            return 1
         return self.shape[1] if self.axis == "second" else self.shape[-1]
 
 
@@ -55,10 +57,11 @@ class Placement:
     feature_shape: tuple[int, ...]
 
     def rows(self, vector: Tensor) -> Tensor:
-        """Flatten what is broadcast to `[rows, C]`."""
-        if self.layout == "full":
-            return vector.reshape(vector.shape[0], -1)
-        return _features_last(vector, self.error_axis).reshape(-1, self.num_outputs)
+        """Flatten what is broadcast, features last, to `[rows, C]`."""
+        if self.layout != "full":
+            return vector.flatten(0, -2)
+        in_order = vector.movedim(-1, 1) if self.error_axis == "second" else vector
+        return in_order.reshape(vector.shape[0], self.num_outputs)
 
     def num_rows(self, shape: tuple[int, ...]) -> int:
         """Number of rows that reach an activation of the given shape."""
@@ -78,6 +81,15 @@ class Placement:
             signal = projected.reshape(positions_last)
         return signal.movedim(-1, 1) if self.axis == "second" else signal
 
+    def check_output(self, shape: tuple[int, ...]) -> None:
+        """Raise FeedbackShapeError if the output no longer has the size for which feedback was drawn."""
+        outputs = math.prod(shape[1:]) if self.layout == "full" else Signature(shape, self.error_axis).features()
+        if outputs != self.num_outputs:
+            raise FeedbackShapeError(
+                f"The output has shape {tuple(shape)}, that is {outputs} outputs, but feedback was drawn for "
+                f"{self.num_outputs}. After replacing the output layer, remove the rule and attach it again."
+            )
+
     def check(self, shape: tuple[int, ...], point: str) -> None:
         """Raise FeedbackShapeError if an activation no longer fits the feedback drawn for it."""
         if self.layout == "full":
@@ -95,7 +107,16 @@ class Placement:
             )
 
 
-def _features_last(tensor: Tensor, axis: FeatureAxis) -> Tensor:
+def features_last(tensor: Tensor, axis: FeatureAxis) -> Tensor:
+    """Bring an error or output to `[..., C]`: `[N]` becomes `[N, 1]`, `[N, C, H, W]` becomes `[N, H, W, C]`.
+
+    Args:
+        tensor: The tensor.
+        axis: Where its features are.
+
+    Returns:
+        A view of it.
+    """
     if tensor.dim() == 1:
         return tensor.unsqueeze(-1)
     return tensor.movedim(1, -1) if axis == "second" else tensor
@@ -116,15 +137,16 @@ def place(error: Signature, activation: Signature, positions: str, point: str) -
     Raises:
         AmbiguousShapeError: The shapes do not tell, or the option asks for what they do not allow.
     """
+    error_axis: FeatureAxis = "second" if error.axis == "second" and len(error.shape) > 2 else "last"
     if positions == "full" or (positions == "auto" and _is_plainly_full(error, activation)):
         if error.shape[:1] != activation.shape[:1]:
             raise _ambiguous(error, activation, point, "their first sizes, the samples, differ")
-        layout: Layout = "full"
-        num_outputs, feature_shape, kept = math.prod(error.shape[1:]), activation.shape[1:], 1
-        return Placement(layout, "last", "last", kept, num_outputs, math.prod(feature_shape), feature_shape)
-    if positions == "auto" and (error.axis == "second" or activation.axis == "unknown"):
+        features = activation.shape[1:]
+        num_outputs = math.prod(error.shape[1:])
+        return Placement("full", error_axis, "last", 1, num_outputs, math.prod(features), features)
+    if positions == "auto" and (error_axis == "second" or activation.axis == "unknown"):
         raise _ambiguous(error, activation, point, "it is not clear which of the sizes are positions")
-    return _place_positions(error, activation, point)
+    return _place_positions(Signature(error.shape, error_axis), activation, point)
 
 
 def _is_plainly_full(error: Signature, activation: Signature) -> bool:
@@ -136,34 +158,18 @@ def _is_plainly_full(error: Signature, activation: Signature) -> bool:
 
 def _place_positions(error: Signature, activation: Signature, point: str) -> Placement:
     axis: FeatureAxis = "second" if activation.axis == "second" else "last"
-    error_axis: FeatureAxis = "second" if error.axis == "second" and len(error.shape) > 2 else "last"
     positions = _positions(activation.shape, axis)
-    wanted = _positions(error.shape, error_axis) if len(error.shape) > 1 else error.shape
+    wanted = _positions(error.shape, error.axis) if len(error.shape) > 1 else error.shape
+    num_outputs = error.features()
     if len(wanted) == 1 and wanted == positions[:1]:
-        features = activation.shape[1] if axis == "second" else activation.shape[-1]
-        return Placement(
-            "repeated",
-            error_axis,
-            axis,
-            1,
-            error.features() if len(error.shape) > 1 else 1,
-            features,
-            (features,),
-        )
+        features = Signature(activation.shape, axis).features()
+        return Placement("repeated", error.axis, axis, 1, num_outputs, features, (features,))
     if wanted != positions[: len(wanted)] or (axis == "second" and wanted != positions):
-        raise _ambiguous(
-            error, activation, point, f"the error's positions {wanted} are not the activation's {positions}"
-        )
-    feature_shape = (activation.shape[1],) if axis == "second" else activation.shape[len(wanted) :]
-    return Placement(
-        "shared",
-        error_axis,
-        axis,
-        len(wanted),
-        error.features(),
-        math.prod(feature_shape),
-        tuple(feature_shape),
-    )
+        why = f"the error's positions {wanted} are not the activation's {positions}"
+        raise _ambiguous(error, activation, point, why)
+    kept = len(wanted)
+    shape = (activation.shape[1],) if axis == "second" else activation.shape[kept:]
+    return Placement("shared", error.axis, axis, kept, num_outputs, math.prod(shape), shape)
 
 
 def _positions(shape: tuple[int, ...], axis: FeatureAxis) -> tuple[int, ...]:

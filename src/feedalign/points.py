@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
@@ -95,7 +95,11 @@ def select(model: nn.Module, points: Points) -> list[str]:
         if not chosen:
             raise NoFeedbackPointError("The predicate given as points= selects no module of the model.")
         return chosen
-    wanted: Iterable[str | type[nn.Module]] = [points] if isinstance(points, (str, type)) else points
+    wanted: object = [points] if isinstance(points, (str, type)) else points
+    if not isinstance(wanted, Collection) or not wanted or not all(isinstance(item, (str, type)) for item in wanted):
+        raise NoFeedbackPointError(
+            f"points= is {points!r}; give names or globs, module types, or a predicate (name, module) -> bool."
+        )
     selected: set[str] = set()
     for item in wanted:
         selected |= _matches(modules, item)

@@ -41,11 +41,15 @@ class Probe:
         calls: All module calls, in the order in which they ended.
         output: The model's return value.
         parameters: Names by the identity of each parameter that requires a gradient.
+        without_grad: Modules that ran without gradients, as under `torch.no_grad()`.
+        runs_over_children: The model's forward ran over its children and met one that was added.
     """
 
     calls: list[Call] = field(default_factory=list)
     output: object = None
     parameters: dict[int, str] = field(default_factory=dict)
+    without_grad: set[str] = field(default_factory=set)
+    runs_over_children: bool = False
 
     def calls_of(self, name: str) -> list[Call]:
         """Return the calls of one module, in order."""
@@ -72,10 +76,41 @@ def run(model: nn.Module, example_inputs: Inputs) -> Probe:
         raise ExampleInputsError(
             "The model has lazy layers without sizes yet; run it once on example inputs, then attach."
         )
+    bystander = _Bystander()
+    model.add_module(_BYSTANDER, bystander)
+    try:
+        probe = _forward(model, args, kwargs)
+    except ExampleInputsError:
+        if not bystander.met:
+            raise
+    finally:
+        delattr(model, _BYSTANDER)
+    if bystander.met:
+        probe = _forward(model, args, kwargs)
+        probe.runs_over_children = True
+    return probe
+
+
+_BYSTANDER = "feedalign_bystander"
+
+
+class _Bystander(nn.Module):
+    """A child that a forward meets only if it runs over all children."""
+
+    met = False
+
+    def forward(self, activation: Tensor) -> Tensor:
+        self.met = True
+        return activation
+
+
+def _forward(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Probe:
     probe = Probe(parameters={id(p): name for name, p in model.named_parameters() if p.requires_grad})
     axis_of: dict[int, FeatureAxis] = {}
     handles = [
-        module.register_forward_hook(_Recorder(probe, name, axis_of)) for name, module in model.named_modules() if name
+        module.register_forward_hook(_Recorder(probe, name, axis_of))
+        for name, module in model.named_modules()
+        if name and not isinstance(module, _Bystander)
     ]
     try:
         with left_as_found(model), torch.enable_grad(), training(model):
@@ -84,8 +119,8 @@ def run(model: nn.Module, example_inputs: Inputs) -> Probe:
     except Exception as error:
         raise ExampleInputsError(
             f"The model does not run on the example inputs ({type(error).__name__}: {error}). Give inputs as in "
-            "training: a tensor, a tuple of positional arguments or a dict of keyword arguments, on the model's "
-            "device and at least two samples where batch normalization needs them."
+            "training: a tensor, a tuple of positional arguments or a dict of keyword arguments, on the model's device "
+            "and at least two samples where batch normalization needs them."
         ) from error
     finally:
         for handle in handles:
@@ -98,12 +133,14 @@ class _Recorder:
 
     def __init__(self, probe: Probe, name: str, axis_of: dict[int, FeatureAxis]) -> None:
         self.probe, self.name, self.axis_of = probe, name, axis_of
-        self.last_axis: FeatureAxis = "unknown"
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         axis = feature_axis(module)
         if axis is not None:
             self.axis_of[0] = axis
+        if not torch.is_grad_enabled():
+            self.probe.without_grad.add(self.name)
+            return
         tensors = tuple(arg for arg in args if isinstance(arg, Tensor))
         signature = None
         if isinstance(output, Tensor):

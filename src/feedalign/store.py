@@ -18,7 +18,7 @@ CHILD_NAME = "feedalign"
 class FeedbackStore(nn.Module):
     """Feedback as buffers, so that `.to()`, `state_dict`, deep copies and DistributedDataParallel see it.
 
-    Its forward is the identity: a user's forward that runs over all children meets it and loses nothing.
+    Its forward is the identity, for whoever runs over all children.
     """
 
     handle: Handle
@@ -46,7 +46,8 @@ class FeedbackStore(nn.Module):
     def step(self) -> None:
         """Move on to the next draw."""
         if self.redrawn:
-            self.counter.add_(1)
+            # A new tensor, not an in-place step: a compiled backward that recomputes the draw reads the buffer again.
+            self.counter = self.counter + 1
 
     def feedback(self, key: str) -> Tensor:
         """Return the fixed feedback held under a key."""
@@ -61,21 +62,9 @@ class FeedbackStore(nn.Module):
         return self.feedback(key) if key in self._buffers else None
 
 
-def host_of(model: nn.Module) -> nn.Module:
-    """Return the module under which the store is registered.
-
-    A Sequential would take it for its last layer, and `len` and indices would shift: there it goes to the last
-    layer itself.
-    """
-    host = model
-    while isinstance(host, (nn.Sequential, nn.ModuleList)) and len(host) > 0:
-        host = host[-1]
-    return host
-
-
 def key_of(label: str, taken: set[str]) -> str:
     """Turn the name of a feedback point or layer into a buffer name that no other has."""
     key = label.replace(".", "_").replace("#", "__") or "model"
-    while key in taken or key in {"seed", "counter", "handle", "redrawn", "training"}:
+    while key in taken or hasattr(FeedbackStore(), key) or key in {"seed", "counter", "handle"}:
         key += "_"
     return key

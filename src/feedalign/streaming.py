@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -24,13 +25,15 @@ class Stream:
         num_outputs: C.
         rows: Class indices `[rows]`, or targets `[rows, C]`; None: none were given since the last forward.
         scale: The factor on each row, `[rows, 1]` or one number.
-        made: Version of each streamed gradient as it was left, by parameter.
+        made: The gradients that this forward has made, by parameter.
+        versions: Version of each streamed gradient as the latest forward left it.
     """
 
     num_outputs: int
     rows: Tensor | None = None
     scale: Tensor | float = 1.0
-    made: dict[nn.Parameter, int] = field(default_factory=dict)
+    made: dict[nn.Parameter, weakref.ref[Tensor]] = field(default_factory=dict)
+    versions: dict[nn.Parameter, int] = field(default_factory=dict)
 
     def give(self, targets: Tensor, scale: float | Tensor | None) -> None:
         """Take the targets of the coming forward.
@@ -96,7 +99,8 @@ class Stream:
         torch.autograd.backward(activation, signal)
         for parameter in parameters:
             if parameter.grad is not None:
-                self.made[parameter] = parameter.grad._version
+                self.made[parameter] = weakref.ref(parameter.grad)
+                self.versions[parameter] = parameter.grad._version
 
     def _signal(self, receiver: Receiver, activation: Tensor, feedback: Tensor | None) -> Tensor:
         assert self.rows is not None
@@ -120,24 +124,29 @@ class Stream:
         self.rows = None
         made, self.made = self.made, {}
         if output.requires_grad and made:
-            output.register_hook(_LossDetector(made))
+            output.register_hook(_LossDetector(made, self.versions))
 
 
 class _LossDetector:
     """Tensor hook that notices `zero_grad()` between the forward and the backward."""
 
-    def __init__(self, made: dict[nn.Parameter, int]) -> None:
-        self.made = made
+    def __init__(self, made: dict[nn.Parameter, weakref.ref[Tensor]], versions: dict[nn.Parameter, int]) -> None:
+        self.made, self.versions = made, versions
 
     def __call__(self, error: Tensor) -> None:
         del error
-        for parameter, version in self.made.items():
+        for parameter, made in self.made.items():
             grad = parameter.grad
-            if grad is None or (grad._version != version and not bool(grad.any())):
+            # Gone or another tensor: zero_grad(). The same, changed since and all zero: zero_grad(set_to_none=False).
+            if grad is None or made() is not grad or self._was_zeroed(grad, self.versions[parameter]):
                 raise StreamingError(
                     "Gradients that streaming made in the forward were thrown away before the optimizer saw them: call "
                     "optimizer.zero_grad() before the forward, not between the forward and loss.backward()."
                 )
+
+    @staticmethod
+    def _was_zeroed(grad: Tensor, version: int) -> bool:
+        return grad._version != version and not bool(grad.any())
 
 
 def as_rows(targets: object, num_outputs: int) -> Tensor:
@@ -166,7 +175,7 @@ def as_rows(targets: object, num_outputs: int) -> Tensor:
                 f"Targets of shape {tuple(targets.shape)} and dtype {targets.dtype} do not fit {num_outputs} "
                 f"outputs: give class indices (an integer dtype) or zeros and ones of shape [..., {num_outputs}]."
             )
-        return targets.reshape(-1, num_outputs)
+        return targets.flatten(0, -2)
     rows = targets.reshape(-1).long()
     if num_outputs == 1:
         return rows.unsqueeze(-1)

@@ -18,9 +18,12 @@ from feedalign.errors import (
     UnsuitableModelError,
     WrappedModelError,
 )
+from feedalign.handle import ATTACHED
+from feedalign.linear_like import own_parameters
 from feedalign.points import RECTIFIERS, SATURATING
+from feedalign.rules.control import Backprop
 from feedalign.rules.drtp import DRTP
-from feedalign.store import FeedbackStore
+from feedalign.store import CHILD_NAME, FeedbackStore
 
 
 def refuse_unattachable(model: object) -> None:
@@ -43,14 +46,36 @@ def refuse_unattachable(model: object) -> None:
             "(fa.handle_of(model) finds the handle). Different rules for different layers go into one attach: "
             "{'conv*': fa.Shallow(), 'fc*': fa.DFA()}."
         )
-    if isinstance(model, (DataParallel, DistributedDataParallel)):
+    _refuse_hooked(model)
+    if hasattr(model, CHILD_NAME):
+        raise AttachError(
+            f"The model has an attribute {CHILD_NAME!r} of its own, the name under which feedback is registered; "
+            "rename it."
+        )
+    if torch.is_inference_mode_enabled():
+        raise AttachError(
+            "attach() runs the model with gradients, which torch.inference_mode() forbids; call it outside."
+        )
+    if any(isinstance(module, (DataParallel, DistributedDataParallel)) for module in model.modules()):
         raise WrappedModelError(
-            f"The model is wrapped in {type(model).__name__}; attach to the model inside, then wrap it, so that the "
-            "feedback is sent to every rank."
+            "The model, or a part of it, is wrapped in DataParallel or DistributedDataParallel; attach to the whole "
+            "model inside, then wrap it, so that the feedback is sent to every rank."
         )
     if isinstance(model, torch.jit.ScriptModule):
         raise CompiledModelError("The model is TorchScript, which no hook can reach; attach to the Python module.")
     _refuse_compiled(model)
+
+
+def _refuse_hooked(model: nn.Module) -> None:
+    """A part of an attached model holds no feedback; its hooks tell, or, under a rule without any, the whole model."""
+    hooks = [h for m in model.modules() for h in [*m._forward_hooks.values(), *m._forward_pre_hooks.values()]]
+    is_hooked = any(type(getattr(hook, "__self__", hook)).__module__.startswith("feedalign.") for hook in hooks)
+    if is_hooked or any(model in set(whole.modules()) for whole in ATTACHED):
+        raise AlreadyAttachedError(
+            "The model is a part of one to which a rule is attached already; take that rule away first with its "
+            "handle.remove(). Different rules for different layers go into one attach: "
+            "{'conv*': fa.Shallow(), 'fc*': fa.DFA()}."
+        )
 
 
 def _refuse_compiled(model: nn.Module) -> None:
@@ -69,7 +94,8 @@ def refuse_dead(model: nn.Module, candidates: Iterable[Candidate]) -> None:
     modules = dict(model.named_modules())
     parameters = dict(model.named_parameters())
     for candidate in candidates:
-        if not candidate.cuts or not isinstance(modules[candidate.call.module], RECTIFIERS):
+        is_rectifier = isinstance(modules[candidate.call.module], RECTIFIERS)
+        if isinstance(candidate.rule, Backprop) or not is_rectifier:
             continue
         taught = [parameters[name] for name in candidate.block.direct]
         matrices = [p for p in taught if p.dim() > 1]
@@ -116,13 +142,10 @@ def leaks(plan: Blueprint) -> list[str]:
 
 
 def _transporting(plan: Blueprint) -> list[str]:
-    trainable = set(plan.probe.parameters.values())
     found: list[str] = []
     for call in plan.probe.calls:
         module = plan.model.get_submodule(call.module)
-        own = [
-            n for n, p in module.named_parameters(recurse=False) if p.dim() > 1 and f"{call.module}.{n}" in trainable
-        ]
+        own = any(p.dim() > 1 and id(p) in plan.probe.parameters for p in own_parameters(module))
         has_source = any(node is not None for node in call.input_nodes)
         if own and has_source and call.module not in plan.gated and call.module not in found:
             found.append(call.module)

@@ -59,6 +59,8 @@ def generator_for(generator: Generator | None) -> Generator:
     """
     if generator is None:
         return torch.Generator().manual_seed(DEFAULT_SEED)
+    if not isinstance(generator, Generator):
+        raise AttachError(f"generator is {generator!r}; give torch.Generator().manual_seed(seed).")
     if generator.device.type != "cpu":
         raise AttachError(
             f"generator is on {generator.device}; feedback is drawn on the CPU, so that every device gets the same. "

@@ -187,7 +187,8 @@ def run_training(plan: Plan, dataset: Dataset, folder: ResultsFolder, watch: Wat
 
 
 def _start(plan: Plan, dataset: Dataset) -> Comparison:
-    """An empty comparison."""
+    """An empty comparison, once plan and data are known to go together."""
+    plan.schedule.check(dataset)
     unit = "%" if dataset.task == "classification" else "mean squared error"
     return Comparison(plan, unit, describe_environment(dataset.x_train.device))
 
@@ -204,8 +205,17 @@ def _measure_cost(plan: Plan, dataset: Dataset) -> tuple[CostRecord, ...]:
 
 
 def _bound_step(learner: Learner, x: torch.Tensor, y: torch.Tensor) -> Callable[[], object]:
-    """The learner's step on one batch."""
-    return lambda: learner.step(x, y)
+    """The learner's step on one batch, with the gradients given back at its end.
+
+    Given back at the start of the next step, they would be freed in the memory measurement without having
+    been allocated in it.
+    """
+
+    def step() -> None:
+        learner.step(x, y)
+        learner.optimizer.zero_grad()
+
+    return step
 
 
 def _run_trials(comparison: Comparison, dataset: Dataset, folder: ResultsFolder, watch: Watch) -> None:

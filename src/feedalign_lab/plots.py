@@ -9,9 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from feedalign_lab.records import TrialResult
+from feedalign_lab.records import TrialResult, hidden_layers
 
 _PANEL_WIDTH, _PANEL_HEIGHT = 4.2, 3.4
 _PANELS_PER_ROW = 3
@@ -38,7 +39,10 @@ def draw_learning_curves(rules: Sequence[str], trials: Sequence[TrialResult], ti
         curves = [[epoch.test_error for epoch in trial.epochs] for trial in trials if trial.rule == rule]
         _draw_band(axes, curves, rule, number)
     axes.set(xlabel="epoch", ylabel=f"test error ({unit})", title=title)
-    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    errors = [epoch.test_error for trial in trials for epoch in trial.epochs]
+    if errors and min(errors) > 0:
+        _use_log_scale(axes, min(errors), max(errors))
     if axes.has_data():
         axes.legend(ncols=2, fontsize="small")
     return _png(figure)
@@ -70,7 +74,9 @@ def draw_angles(rules: Sequence[str], trials: Sequence[TrialResult], title: str)
             curves = [_angle_curve(trial, layer) for trial in trials if trial.rule == rule]
             _draw_band(axes, curves, rule, number)
         axes.set(xlabel="epoch", ylabel="angle to backprop (degrees)", title=layer)
-        axes.set_ylim(0, max(100.0, axes.get_ylim()[1]))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        # Backprop's own line lies at zero: leave it visible.
+        axes.set_ylim(-3, max(105.0, axes.get_ylim()[1]))
         lines, labels = axes.get_legend_handles_labels()
         handles.update(zip(labels, lines, strict=True))
     if handles:
@@ -78,12 +84,22 @@ def draw_angles(rules: Sequence[str], trials: Sequence[TrialResult], title: str)
     return _png(figure)
 
 
+def _use_log_scale(axes: Axes, smallest: float, largest: float) -> None:
+    """Set the errors on a log scale, on which the good rules can still be told apart, with plain numbers."""
+    axes.set_yscale("log")
+    axes.set_ylim(smallest * 0.8, largest * 1.2)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
 def _layer_names(trials: Sequence[TrialResult]) -> list[str]:
-    """Hidden layers in forward order: those in which some rule's angle is known and not always zero."""
-    names = dict.fromkeys(
-        entry.layer for trial in trials for epoch in trial.epochs for entry in epoch.alignment if entry.point
+    """Hidden layers in forward order."""
+    return list(
+        dict.fromkeys(
+            entry.layer for trial in trials for epoch in trial.epochs for entry in hidden_layers(epoch)
+        )
     )
-    return list(names)
 
 
 def _angle_curve(trial: TrialResult, layer: str) -> list[float]:

@@ -69,7 +69,7 @@ class RuleSummary:
         num_trials: Trials that were started.
         num_finished: Trials that ran to the end; only these count in the figures.
         test_error: After the last epoch, over the finished trials; None if there is none.
-        angles: Per layer, degrees between the rule's delta and backprop's after the last epoch, averaged over
+        angles: Per hidden layer, degrees between the rule's delta and backprop's after the last epoch, averaged over
             the finished trials; nan where there is no signal to compare.
         seconds: Mean wall time of a finished trial's training steps.
     """
@@ -80,6 +80,11 @@ class RuleSummary:
     test_error: Spread | None
     angles: dict[str, float]
     seconds: float
+
+
+def hidden_layers(record: EpochRecord) -> tuple[LayerAlignment, ...]:
+    """The angles of all layers but the last, which every rule teaches with the error itself."""
+    return record.alignment[:-1]
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -110,7 +115,7 @@ def summarize(rule: str, results: Iterable[TrialResult]) -> RuleSummary:
     errors = [result.epochs[-1].test_error for result in finished]
     layers: dict[str, list[float]] = {}
     for result in finished:
-        for entry in result.epochs[-1].alignment:
+        for entry in hidden_layers(result.epochs[-1]):
             layers.setdefault(entry.layer, []).append(entry.delta)
     return RuleSummary(
         rule=rule,

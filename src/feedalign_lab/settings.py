@@ -50,7 +50,7 @@ class RuleSetting:
 
 
 _DATA_SETTINGS: Mapping[str, DataSetting] = {
-    "digits": DataSetting("fc2-20", batch_size=32, epochs=40),
+    "digits": DataSetting("fc2-20", batch_size=32, epochs=60),
     "mnist": DataSetting("fc1-500", batch_size=60, epochs=10),
     "fashion-mnist": DataSetting("fc1-500", batch_size=60, epochs=10),
     "cifar10": DataSetting("fc1-500", batch_size=100, epochs=20),
@@ -80,7 +80,13 @@ _TABLE_3: Mapping[tuple[str, str], Mapping[str, float]] = {
 }
 _TABLE_3_FULLY_CONNECTED = ("fc1-500", "fc1-1000", "fc2-500", "fc2-1000")
 
-_TUNED: Mapping[tuple[str, str], Mapping[str, float]] = {}
+_TUNED: Mapping[tuple[str, str], Mapping[str, float]] = {
+    ("digits", "fc2-20"): {
+        "backprop": 5e-3, "shallow": 5e-2, "fa": 5e-3, "usf": 5e-3, "brsf": 5e-3, "frsf": 5e-3,
+        "dfa": 5e-3, "sign-dfa": 5e-3, "drtp": 1.5e-2,
+    },
+    ("mnist", "fc1-500"): {"usf": 1.5e-4, "brsf": 1.5e-4, "frsf": 1.5e-4},
+}  # fmt: skip
 
 # Where a data set without rates of its own borrows them.
 _LENDERS: Mapping[str, str] = {"fashion-mnist": "mnist", "cifar100": "cifar10"}

@@ -42,6 +42,18 @@ class Schedule:
         if self.batch_size < 1:
             raise SettingError(f"The batch size must be at least 1, not {self.batch_size}.")
 
+    def check(self, dataset: Dataset) -> None:
+        """Refuse a data set that does not suit.
+
+        Args:
+            dataset: The data set to train on.
+
+        Raises:
+            SettingError: There is something to flip only in images.
+        """
+        if self.flip and dataset.x_train.dim() != 4:
+            raise SettingError(f"{dataset.name} does not consist of images, so there is nothing to flip.")
+
 
 def run_trial(
     learner: Learner,
@@ -87,8 +99,7 @@ def _epochs(
     Yields:
         The record of each epoch.
     """
-    if schedule.flip and dataset.x_train.dim() != 4:
-        raise SettingError(f"{dataset.name} does not consist of images, so there is nothing to flip.")
+    schedule.check(dataset)
     order = generator(spec.seed, spec.trial, "order")
     targets = dataset.encode(dataset.y_train)
     fixed = _alignment_batch(dataset, targets, spec.seed)

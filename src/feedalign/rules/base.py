@@ -75,7 +75,7 @@ class DirectRule(Rule):
         """
 
     def check(self, error: Tensor, output: Tensor | None) -> None:
-        """Raise if the rule cannot be computed from this error; called once, at the first backward."""
+        """Raise if the rule cannot be computed from this error; called at backward 1, 2, 4, 8 and so on."""
 
     def for_output(self, link: Link | None) -> Self:
         """Return the rule for a model whose output is made by `link` (None: it could not be told)."""

@@ -28,7 +28,7 @@ class DRTP(DirectRule):
         positions: See `DirectRule`.
         link: What turns the output into a prediction: `"softmax"` (cross-entropy) or `"sigmoid"` (binary
             cross-entropy). None: a final `nn.Softmax`, `nn.LogSoftmax` or `nn.Sigmoid` tells, else `"softmax"`; the
-            first backward checks it.
+            backward checks it.
         allow_unbounded: Accept activations that do not saturate (ReLU and its kin). The signal never fades, so
             that their layers grow without bound; saturation is what stops DRTP's learning.
 

@@ -23,7 +23,7 @@ class SignDFA(DirectRule):
         positions: See `DirectRule`.
         link: What turns the output into a prediction: `"softmax"` (cross-entropy) or `"sigmoid"` (binary
             cross-entropy). None: a final `nn.Softmax`, `nn.LogSoftmax` or `nn.Sigmoid` tells, else `"softmax"`; the
-            first backward checks it, or `"other"` for any other bounded output, e.g. tanh with squared
+            backward checks it, or `"other"` for any other bounded output, e.g. tanh with squared
             error: there `s` cannot be read and is 1/N, which is right for a mean loss without a GradScaler.
 
     Source: Frenkel et al. 2021, section 2.1.
@@ -42,7 +42,7 @@ class SignDFA(DirectRule):
         """Return `s * sign(error)`, `[..., C]`."""
         if self.link == "other":
             num_rows = error.numel() // error.shape[-1]
-            return error.sign() / num_rows
+            return error.sign() / max(num_rows, 1)
         assert output is not None
         _, scale = read_targets(error, output, self.link or "softmax")
         return scale * error.sign()

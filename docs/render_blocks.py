@@ -1,0 +1,87 @@
+"""Fill the marked blocks of README.md and the documentation from the code and from docs/records/*.json.
+
+    python docs/render_blocks.py            fill them in
+    python docs/render_blocks.py --check    only say which ones are out of date, and fail if any is
+
+A block is what stands between `<!-- numbers:NAME -->` and `<!-- /numbers -->`: there the record NAME.json is rendered;
+or between `<!-- table:rules -->` and `<!-- /table -->`: there a line is made for each rule. A block whose record does
+not exist is empty.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+import tables
+
+ROOT = Path(__file__).parent.parent
+RECORDS = ROOT / "docs" / "records"
+
+_BLOCK = re.compile(r"(<!-- (numbers|table):(\S+) -->\n)(.*?)(<!-- /\2 -->)", re.DOTALL)
+_OPENING = re.compile(r"<!-- (?:numbers|table):\S+ -->")
+
+
+def main() -> int:
+    """Fill in or check every block.
+
+    Returns:
+        Exit status: 0; 1 with `--check` if a block is out of date.
+    """
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a block is out of date")
+    only_check = parser.parse_args().check
+    stale = [path for path in pages() if render(text := path.read_text(encoding="utf-8"), RECORDS) != text]
+    for path in stale:
+        if only_check:
+            print(f"{path.relative_to(ROOT)}: blocks are out of date; `make docs` fills them in", file=sys.stderr)
+        else:
+            path.write_text(render(path.read_text(encoding="utf-8"), RECORDS), encoding="utf-8")
+            print(f"filled in {path.relative_to(ROOT)}")
+    return 1 if stale and only_check else 0
+
+
+def pages() -> list[Path]:
+    """Every page that may have blocks."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def render(text: str, records: Path) -> str:
+    """Return a page with its blocks filled in.
+
+    Args:
+        text: The page.
+        records: The folder of the records.
+
+    Returns:
+        The page.
+
+    Raises:
+        ValueError: A block is not closed, or there is no way to render what it names.
+    """
+    if len(_OPENING.findall(text)) != len(_BLOCK.findall(text)):
+        raise ValueError("A block is not closed: every <!-- numbers:NAME --> needs a <!-- /numbers -->.")
+
+    def fill(match: re.Match[str]) -> str:
+        content = _content(match[2], match[3], records)
+        return match[1] + (f"\n{content}\n\n" if content else "") + match[5]
+
+    return _BLOCK.sub(fill, text)
+
+
+def _content(kind: str, name: str, records: Path) -> str:
+    if kind == "table" and name == "rules":
+        return tables.rules_in_short()
+    if kind == "table" or name not in tables.FROM_RECORDS:
+        raise ValueError(f"There is no way to render the block {kind}:{name}; docs/tables.py makes them.")
+    path = records / f"{name}.json"
+    if not path.exists():
+        return ""
+    return tables.FROM_RECORDS[name](json.loads(path.read_text(encoding="utf-8")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""Markdown tables made from the rules' declared facts and from recorded results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import feedalign as fa
+
+Record = dict[str, Any]
+
+# What a benchmark's contestants are called in the table, in its order.
+_CONTESTANTS = ("dfa", "dfa by hand", "drtp streaming", "fa", "shallow")
+
+
+def rules_in_short() -> str:
+    """One line per rule: its name, what it does, where it comes from."""
+    return _table(
+        ("rule", "what it does", "paper"),
+        [(f"`fa.{rule.__name__}()`", _summary(rule), rule.paper) for rule in fa.ALL_RULES],
+    )
+
+
+def rules_in_full() -> str:
+    """One line per rule with its signal and all declared facts; names link to the reference."""
+    head = ("rule", "name", "teaching signal", "waits for the output", "reads forward weights", "unbiased", "paper")
+    return _table(
+        head,
+        [
+            (
+                f"{{py:class}}`~feedalign.{rule.__name__}`",
+                f"`{rule.name}`",
+                f"`{rule.signal}`",
+                _yes(rule.update_locked),
+                _yes(rule.weight_transport),
+                _yes(rule.unbiased),
+                rule.paper,
+            )
+            for rule in fa.ALL_RULES
+        ],
+    )
+
+
+def _summary(rule: type[fa.Rule]) -> str:
+    """The first sentence of a docstring, without the rule's own name before a colon."""
+    sentence = " ".join((rule.__doc__ or "").strip().split("\n\n")[0].split())
+    return sentence.replace("|", "\\|").rstrip(".")
+
+
+def comparison(record: Record) -> str:
+    """Render the `results.json` of a `feedalign compare`: error, angles and cost of each rule."""
+    summaries = record["summary"]
+    layers = _layers_with_angles(record)
+    cost = {entry["rule"]: entry for entry in record["cost"]}
+    head = ["rule", f"test error ({record['error_unit']})"]
+    head += [f"angle, layer {layer}" for layer in layers] + ["step time", "peak memory"]
+    rows = [
+        (
+            entry["rule"],
+            _spread(entry, 2 if record["error_unit"] == "%" else 4),
+            *(_number(entry["angles"].get(layer), 0, "°") for layer in layers),
+            _number(cost.get(entry["rule"], {}).get("time_ratio"), 2),
+            _number(cost.get(entry["rule"], {}).get("memory_ratio"), 2),
+        )
+        for entry in summaries
+    ]
+    return f"{_table(head, rows)}\n\n{_comparison_caption(record)}"
+
+
+def _comparison_caption(record: Record) -> str:
+    config, where = record["config"], record["environment"]
+    trials, epochs = config["trials"], config["schedule"]["epochs"]
+    return (
+        f"`{config['data']}`, network `{config['network']}`, {epochs} epochs, mean ± standard deviation over {trials} "
+        f"trials. Angles are between the rule's and backprop's gradients at each layer's output after the last epoch; "
+        f"step time and peak memory are over backprop's. PyTorch {where['torch']}, "
+        f"{_threads(where) + ' of a CPU' if where['device'] == 'cpu' else where['device_name']}."
+    )
+
+
+def _threads(where: Record) -> str:
+    return f"{where['num_threads']} thread{'s' if where['num_threads'] != 1 else ''}"
+
+
+def _layers_with_angles(record: Record) -> list[str]:
+    """Layers at which some rule has an angle that is not zero: the output layer has none."""
+    layers: dict[str, None] = {}
+    for entry in record["summary"]:
+        layers |= {layer: None for layer, angle in entry["angles"].items() if angle is not None and angle > 0.05}
+    return sorted(layers, key=list(record["summary"][0]["angles"]).index)
+
+
+def _spread(entry: Record, digits: int) -> str:
+    error = entry["test_error"]
+    if error is None:
+        return "no trial finished"
+    std = "" if error["std"] is None else f" ± {error['std']:.{digits}f}"
+    lost = entry["num_trials"] - entry["num_finished"]
+    return f"{error['mean']:.{digits}f}{std}" + (f" ({lost} of {entry['num_trials']} not finished)" if lost else "")
+
+
+def bench(record: Record) -> str:
+    """Render the record of `make bench`: step times over backprop's, and peak activation memory."""
+    cases = record["step_time"]
+    names = [name for name in _CONTESTANTS if name in cases[0]["ratio"]]
+    head = ["step time over backprop's", *(case["case"] for case in cases)]
+    rows = [(name, *(f"{case['ratio'][name]:.2f}" for case in cases)) for name in names]
+    rows += [("bound: backprop less its `delta @ W` products", *(f"{case['bound']:.2f}" for case in cases))]
+    memory = record["activation_memory"]
+    depths = list(next(iter(memory.values())))
+    memory_rows = [(name, *(f"{levels[depth] / 2**20:.0f} MiB" for depth in depths)) for name, levels in memory.items()]
+    return "\n\n".join(
+        [
+            _table(head, rows),
+            _table(["peak activation memory", *(f"{depth} layers" for depth in depths)], memory_rows),
+            _bench_caption(record),
+        ]
+    )
+
+
+def _bench_caption(record: Record) -> str:
+    return (
+        f"Medians of {record['rounds']} steps, interleaved in one process: {record['activation']}, "
+        f"{record['optimizer']}, {record['dtype']}, PyTorch {record['torch']}, "
+        f"{_threads(record)} of a CPU."
+    )
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _number(value: float | None, digits: int, unit: str = "") -> str:
+    return "–" if value is None else f"{value:.{digits}f}{unit}"
+
+
+def _yes(fact: bool) -> str:
+    return "yes" if fact else "no"
+
+
+FROM_RECORDS: dict[str, Callable[[Record], str]] = {
+    "digits": comparison,
+    "mnist-fc1-500": comparison,
+    "bench": bench,
+}
+"""How each record of docs/records is rendered, by its file's name."""

@@ -1,0 +1,46 @@
+"""The library stands on torch, numpy and the standard library alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+# Notes who imports what: torch brings packages of its own, which are none of ours.
+SCRIPT = """
+import builtins, importlib, pkgutil, sys
+
+allowed = {"torch", "numpy", "feedalign", *sys.stdlib_module_names}
+foreign, plain_import = set(), builtins.__import__
+
+
+def noting(name, globals=None, locals=None, fromlist=(), level=0):
+    importer = (globals or {}).get("__name__", "")
+    if importer.partition(".")[0] == "feedalign" and level == 0 and name.partition(".")[0] not in allowed:
+        foreign.add(f"{importer} imports {name}")
+    return plain_import(name, globals, locals, fromlist, level)
+
+
+builtins.__import__ = noting
+import feedalign
+
+found = [module.name for module in pkgutil.walk_packages(feedalign.__path__, "feedalign.")]
+for name in found:
+    importlib.import_module(name)
+assert len(found) > 20, found
+assert not foreign, sorted(foreign)
+lab = [name for name in sys.modules if name.partition(".")[0] == "feedalign_lab"]
+assert not lab, lab
+"""
+
+
+def test_the_library_imports_nothing_but_torch_numpy_and_the_standard_library() -> None:
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_check_would_notice() -> None:
+    spoiled = SCRIPT.replace('{"torch", "numpy", "feedalign"', '{"torch", "feedalign"').replace(
+        "import feedalign\n", "import feedalign\nexec('import numpy', {'__name__': 'feedalign.spoiled'})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", spoiled], capture_output=True, text=True, check=False)
+    assert "feedalign.spoiled imports numpy" in done.stderr

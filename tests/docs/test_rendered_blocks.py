@@ -1,0 +1,94 @@
+"""Numbers and tables in README.md and the documentation are those of the records and of the code."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import feedalign as fa
+
+ROOT = Path(__file__).parents[2]
+
+COMPARISON = {
+    "status": "finished",
+    "config": {"data": "digits", "network": "fc1-20", "trials": 3, "schedule": {"epochs": 4, "batch_size": 32}},
+    "environment": {"torch": "2.13.0", "num_threads": 1, "device": "cpu", "device_name": "x"},
+    "error_unit": "%",
+    "cost": [{"rule": "dfa", "time_ratio": 0.912, "memory_ratio": 0.8}],
+    "summary": [
+        {
+            "rule": "dfa",
+            "num_trials": 3,
+            "num_finished": 2,
+            "test_error": {"mean": 4.125, "std": None, "count": 2},
+            "angles": {"0": 71.4, "2": 0.0},
+        },
+        {"rule": "shallow", "num_trials": 3, "num_finished": 0, "test_error": None, "angles": {}},
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def render_blocks() -> ModuleType:
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        spec = importlib.util.spec_from_file_location("render_blocks", ROOT / "docs" / "render_blocks.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(ROOT / "docs"))
+    return module
+
+
+def test_every_block_agrees_with_its_record_or_the_code(render_blocks: ModuleType) -> None:
+    stale = [
+        str(page.relative_to(ROOT))
+        for page in render_blocks.pages()
+        if render_blocks.render(page.read_text(encoding="utf-8"), render_blocks.RECORDS)
+        != page.read_text(encoding="utf-8")
+    ]
+    assert not stale, f"{', '.join(stale)}: out of date; `make docs` fills the blocks in"
+
+
+def test_every_record_is_shown_on_some_page(render_blocks: ModuleType) -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in render_blocks.pages())
+    for record in render_blocks.RECORDS.glob("*.json"):
+        assert f"<!-- numbers:{record.stem} -->" in text
+
+
+def test_the_rules_table_has_a_line_for_each_rule(render_blocks: ModuleType) -> None:
+    page = render_blocks.render("<!-- table:rules -->\n<!-- /table -->\n", Path("nowhere"))
+    for rule in fa.ALL_RULES:
+        assert f"`fa.{rule.__name__}()`" in page
+
+
+def test_a_block_without_a_record_stays_empty(render_blocks: ModuleType, tmp_path: Path) -> None:
+    page = "before\n<!-- numbers:digits -->\nold\n<!-- /numbers -->\nafter\n"
+    assert render_blocks.render(page, tmp_path) == "before\n<!-- numbers:digits -->\n<!-- /numbers -->\nafter\n"
+
+
+def test_a_changed_record_changes_the_page(render_blocks: ModuleType, tmp_path: Path) -> None:
+    page = "<!-- numbers:digits -->\n<!-- /numbers -->\n"
+    (tmp_path / "digits.json").write_text(json.dumps(COMPARISON))
+    filled = render_blocks.render(page, tmp_path)
+    assert "| dfa | 4.12 (1 of 3 not finished) | 71° | 0.91 | 0.80 |" in filled
+    assert "| shallow | no trial finished | – | – | – |" in filled
+    assert render_blocks.render(filled, tmp_path) == filled
+
+    changed = json.loads(json.dumps(COMPARISON))
+    changed["summary"][0]["test_error"] |= {"mean": 5.0, "std": 0.25}
+    (tmp_path / "digits.json").write_text(json.dumps(changed))
+    assert "5.00 ± 0.25" in render_blocks.render(filled, tmp_path)
+
+
+@pytest.mark.parametrize("page", ["<!-- numbers:digits -->\n", "<!-- numbers:weather -->\n<!-- /numbers -->\n"])
+def test_a_block_that_cannot_be_rendered_is_refused(render_blocks: ModuleType, tmp_path: Path, page: str) -> None:
+    with pytest.raises(ValueError, match="block"):
+        render_blocks.render(page, tmp_path)

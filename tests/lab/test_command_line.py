@@ -1,0 +1,285 @@
+"""The command from end to end, on tiny runs."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from feedalign_lab import comparison, training
+from feedalign_lab.cli import main
+from feedalign_lab.cost import CostRecord
+from feedalign_lab.data import load
+from feedalign_lab.models import build_network
+
+TINY = ("--epochs", "1", "--network", "fc2-8")
+
+
+@pytest.fixture(autouse=True)
+def quick_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Timing has its own tests; here it would only take time."""
+
+    def measure(steps: dict[str, Any], baseline: str, device: torch.device) -> tuple[CostRecord, ...]:
+        for step in steps.values():
+            step()
+        return tuple(CostRecord(rule, 0.001, 1.0, 1000, 1.0) for rule in steps)
+
+    monkeypatch.setattr(comparison, "measure_cost", measure)
+
+
+def results_in(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "results.json").read_text())
+
+
+def one_line(text: str) -> str:
+    assert text.count("\n") == 1, text
+    assert "Traceback" not in text
+    return text
+
+
+def test_compare_all_rules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "--trials", "2", "--out", str(tmp_path), *TINY]) == 0
+    out, err = capsys.readouterr()
+    results = results_in(tmp_path)
+    rules = ["backprop", "shallow", "fa", "usf", "brsf", "frsf", "dfa", "sign-dfa", "drtp"]
+    assert [row["rule"] for row in results["summary"]] == rules
+    assert [(entry["trial"], entry["rule"]) for entry in results["trials"]] == [(t, r) for t in (0, 1) for r in rules]
+    assert results["status"] == "finished"
+    assert {entry["status"] for entry in results["trials"]} == {"finished"}
+    for row in results["summary"]:
+        assert row["test_error"]["count"] == 2
+        assert f"{row['test_error']['mean']:.2f} ± {row['test_error']['std']:.2f}" in out
+    assert "angle fc1" in out
+    assert "angle fc3" not in out
+    for name in ("results.json", "learning_curves.png", "angles.png"):
+        assert f"wrote {tmp_path / name}" in out
+    assert (tmp_path / "angles.png").read_bytes().startswith(b"\x89PNG")
+    assert err == ""
+
+
+def test_results_say_how_they_came_about(tmp_path: Path) -> None:
+    main(["compare", "--rules", "dfa", "--trials", "1", "--seed", "7", "--out", str(tmp_path), "--threads", "1", *TINY])
+    results = results_in(tmp_path)
+    assert results["config"]["seed"] == 7
+    assert results["config"]["schedule"] == {"epochs": 1, "batch_size": 32, "flip": False}
+    assert results["environment"]["torch"] == torch.__version__
+    assert results["environment"]["num_threads"] == 1
+    assert set(results["environment"]) >= {"python", "numpy", "feedalign", "git_commit", "device", "num_cpus"}
+    assert set(results["seeds"][0]) == {"weights", "feedback", "order", "dropout"}
+    (epoch,) = results["trials"][0]["epochs"]
+    assert set(epoch) == {"epoch", "train_loss", "test_error", "seconds", "alignment"}
+    assert [layer["layer"] for layer in epoch["alignment"]] == ["fc1", "fc2", "fc3"]
+
+
+def test_same_seed_gives_the_same_file_but_for_times(tmp_path: Path) -> None:
+    def figures(folder: Path, *more: str) -> list[Any]:
+        main(["compare", "--rules", "dfa,brsf", "--trials", "1", "--out", str(folder), *TINY, *more])
+        trials = results_in(folder)["trials"]
+        return [(e["train_loss"], e["test_error"], e["alignment"]) for t in trials for e in t["epochs"]]
+
+    assert figures(tmp_path / "a") == figures(tmp_path / "b")
+    assert figures(tmp_path / "a") != figures(tmp_path / "c", "--seed", "1")
+
+
+def test_json_alone_on_stdout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "--json", "--rules", "fa", "--trials", "1", "--out", str(tmp_path), *TINY]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == results_in(tmp_path)
+    assert err == ""
+
+
+def test_learning_rate_given_for_the_run(tmp_path: Path) -> None:
+    main(["compare", "--rules", "fa", "--trials", "1", "--lr", "0.01", "--out", str(tmp_path), *TINY])
+    assert results_in(tmp_path)["settings"]["fa"]["learning_rate"] == 0.01
+    assert results_in(tmp_path)["trials"][0]["learning_rate"] == 0.01
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "digit"], "no data set called 'digit'. Did you mean digits? The valid names are: digits, mnist"),
+        (["--network", "fc1500"], "no network called 'fc1500'. Did you mean"),
+        (["--rules", "dfa,ddfa"], "no rule called 'ddfa'. Did you mean dfa"),
+        (["--rules", ","], "No rule is named"),
+        (["--network", "conv"], "choose a network such as fc1-500"),
+        (["--epochs", "0"], "epochs must be at least 1"),
+        (["--batch-size", "-3"], "batch size must be at least 1"),
+        (["--trials", "0"], "trials must be at least 1"),
+        (["--lr", "0"], "learning rate must be above 0"),
+        (["--lr", "nan"], "learning rate must be above 0"),
+        (["--dropout", "1"], "dropout must be at least 0 and below 1"),
+        (["--seed", "-1"], "seed must not be negative"),
+        (["--threads", "0"], "threads must be at least 1"),
+        (["--device", "toaster"], "device 'toaster' cannot be used"),
+        (["--flip"], "nothing to flip"),
+    ],
+)
+def test_wrong_arguments(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(["compare", "--out", str(tmp_path / "out"), *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert message in one_line(err)
+    assert out == ""
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_arguments_that_do_not_parse(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "--epochs", "many"]) == 2
+    assert main(["nonsense"]) == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_missing_data_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pooch
+
+    def no_network(*_: object, **__: object) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setenv("FEEDALIGN_DATA", str(tmp_path))
+    monkeypatch.setattr("feedalign_lab.data.location.cache_root", lambda: tmp_path / "cache")
+    monkeypatch.setattr(pooch.HTTPDownloader, "__call__", no_network)
+    assert main(["compare", "--data", "mnist", "--out", str(tmp_path / "out")]) == 2
+    err = one_line(capsys.readouterr().err)
+    assert "FEEDALIGN_DATA" in err
+    assert "https://" in err
+
+
+def test_existing_results_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "results.json").write_text("precious")
+    arguments = ["compare", "--rules", "fa", "--trials", "1", "--out", str(tmp_path), *TINY]
+    assert main(arguments) == 2
+    assert "exists already" in one_line(capsys.readouterr().err)
+    assert (tmp_path / "results.json").read_text() == "precious"
+    assert main([*arguments, "--overwrite"]) == 0
+    assert results_in(tmp_path)["status"] == "finished"
+
+
+def test_folder_that_cannot_be_written_is_told_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison, "run_trial", lambda *_: pytest.fail("trained"))
+    (tmp_path / "file").write_text("")
+    assert main(["compare", "--out", str(tmp_path / "file" / "x"), *TINY]) == 2
+    assert "cannot be written" in one_line(capsys.readouterr().err)
+
+
+def test_interrupt_keeps_and_labels_what_was_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[int] = []
+    honest = training.measure_test_error
+
+    def interrupt_in_the_fifth_epoch(*arguments: Any) -> float:
+        measured.append(1)
+        if len(measured) == 5:
+            raise KeyboardInterrupt
+        return honest(*arguments)
+
+    monkeypatch.setattr(training, "measure_test_error", interrupt_in_the_fifth_epoch)
+    arguments = ["--rules", "fa,dfa,drtp", "--trials", "2", "--epochs", "3", "--network", "fc2-8"]
+    assert main(["compare", "--out", str(tmp_path), *arguments]) == 130
+    out, err = capsys.readouterr()
+    results = results_in(tmp_path)
+    assert results["status"] == "interrupted"
+    assert [(t["rule"], t["status"], len(t["epochs"])) for t in results["trials"]] == [
+        ("fa", "finished", 3),
+        ("dfa", "interrupted", 1),
+    ]
+    assert "interrupted" in out
+    assert "interrupted" in one_line(err)
+
+
+def test_results_are_written_after_every_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = comparison.run_trial
+    found: list[int] = []
+
+    def run_and_look(*arguments: Any) -> Any:
+        path = tmp_path / "results.json"
+        found.append(len(json.loads(path.read_text())["trials"]) if path.exists() else 0)
+        return honest(*arguments)
+
+    monkeypatch.setattr(comparison, "run_trial", run_and_look)
+    main(["compare", "--rules", "fa,dfa", "--trials", "2", "--out", str(tmp_path), *TINY])
+    assert found == [0, 1, 2, 3]
+
+
+def test_divergence_is_told_and_the_rest_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["compare", "--rules", "backprop,fa", "--trials", "1", "--lr", "1e38", "--out", str(tmp_path)]
+    assert main([*arguments, "--epochs", "2", "--network", "fc2-8"]) == 1
+    out, err = capsys.readouterr()
+    trials = results_in(tmp_path)["trials"]
+    assert [trial["status"] for trial in trials] == ["diverged", "diverged"]
+    assert "not finished" in out
+    assert "backprop" in err
+    assert "learning rate" in err
+
+
+def test_train_saves_weights_of_the_plain_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--rule", "drtp", "--out", str(tmp_path), *TINY]) == 0
+    network = build_network("fc2-8", load("digits"), seed=0)
+    network.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
+    digits = load("digits")
+    with torch.no_grad():
+        wrong = network(digits.x_test).argmax(1) != digits.y_test
+    error = results_in(tmp_path)["summary"][0]["test_error"]["mean"]
+    assert 100 * float(wrong.float().mean()) == pytest.approx(error)
+    assert f"wrote {tmp_path / 'weights.pt'}" in capsys.readouterr().out
+
+
+def test_train_takes_one_rule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--rule", "fa,dfa", "--out", str(tmp_path)]) == 2
+    assert "single rule" in one_line(capsys.readouterr().err)
+
+
+def test_rules_lists_all(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rules"]) == 0
+    table = capsys.readouterr().out
+    assert main(["rules", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert len(facts) == 9
+    assert all(fact["name"] in table and fact["summary"] and fact["paper"] for fact in facts)
+    by_name = {fact["name"]: fact for fact in facts}
+    assert by_name["backprop"]["weight_transport"]
+    assert not by_name["drtp"]["update_locked"]
+
+
+def test_describe_shows_the_layers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["describe", "--rule", "dfa", "--network", "fc2-8"]) == 0
+    text = capsys.readouterr().out
+    assert "fc1" in text
+    assert "[10, 8]" in text
+    assert main(["describe", "--rule", "dfa", "--network", "fc2-8", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["layer"] for row in rows] == ["fc1", "fc2", "fc3"]
+
+
+def test_describe_unknown_rule(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["describe", "--rule", "dffa"]) == 2
+    assert "Did you mean" in one_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("command", ["compare", "train", "describe", "rules"])
+def test_help_teaches_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    assert f"feedalign {command} --" in capsys.readouterr().out
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    import subprocess
+
+    code = (
+        "import sys; from feedalign_lab.cli import main; status = main(['compare', '--help']); "
+        "sys.exit(status or ('torch' in sys.modules))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_without_the_lab_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    assert main(["rules"]) == 2
+    assert "feedalign[lab]" in one_line(capsys.readouterr().err)

@@ -1,0 +1,74 @@
+"""Results: checked before, written whole, never overwritten unasked."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from feedalign_lab.errors import OutputFolderError
+from feedalign_lab.records import Spread
+from feedalign_lab.results import ResultsFolder, to_json
+
+
+def test_new_folder_is_made_with_its_parents(tmp_path: Path) -> None:
+    folder = ResultsFolder.open(tmp_path / "a" / "b", overwrite=False)
+    assert list(folder.path.iterdir()) == []
+
+
+def test_folder_below_a_file_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputFolderError, match=r"cannot be written \(.+\): choose another with --out"):
+        ResultsFolder.open(tmp_path / "file" / "results", overwrite=True)
+
+
+def test_results_are_not_overwritten_unless_told_to(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text("precious")
+    with pytest.raises(OutputFolderError, match=r"exists already.*--overwrite"):
+        ResultsFolder.open(tmp_path, overwrite=False)
+    assert (tmp_path / "results.json").read_text() == "precious"
+    ResultsFolder.open(tmp_path, overwrite=True).write_results({"a": 1})
+    assert json.loads((tmp_path / "results.json").read_text()) == {"a": 1}
+
+
+def test_write_that_fails_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
+    folder = ResultsFolder.open(tmp_path, overwrite=False)
+    path = folder.write_results({"epoch": 1})
+
+    def fail_half_way(stream: object) -> None:
+        stream.write(b"half")  # type: ignore[attr-defined]
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OutputFolderError, match="No space left"):
+        folder.write("results.json", fail_half_way)
+    assert json.loads(path.read_text()) == {"epoch": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
+    folder = ResultsFolder.open(tmp_path, overwrite=False)
+    path = folder.write_results({"epoch": 1})
+
+    def interrupt(stream: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        folder.write("results.json", interrupt)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["results.json"]
+    assert json.loads(path.read_text()) == {"epoch": 1}
+
+
+def test_folder_that_vanished(tmp_path: Path) -> None:
+    folder = ResultsFolder.open(tmp_path / "gone", overwrite=False)
+    folder.path.rmdir()
+    with pytest.raises(OutputFolderError, match="cannot be written"):
+        folder.write_results({})
+
+
+def test_json_has_no_nan() -> None:
+    text = to_json({"spread": Spread(1.5, math.nan, 1), "list": (math.inf, 2), "path": Path("a/b")})
+    assert json.loads(text) == {
+        "spread": {"mean": 1.5, "std": None, "count": 1},
+        "list": [None, 2],
+        "path": str(Path("a/b")),
+    }

@@ -1,0 +1,73 @@
+"""Three ways in which a rule could be silently off; the comparison with the equations by hand sees each of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from agreement import compare, rule_for
+from problems import Problem
+
+import feedalign as fa
+from feedalign.broadcast import Receiver
+from feedalign.circuit import Circuit
+from feedalign.linear_like import LinearAdjoint
+from feedalign.rules import DirectRule, LayerwiseRule
+from feedalign.streaming import Stream
+
+Patch = pytest.MonkeyPatch
+
+DIRECT = [rule for rule in fa.ALL_RULES if issubclass(rule, DirectRule)]
+LAYERWISE = [rule for rule in fa.ALL_RULES if issubclass(rule, LayerwiseRule)]
+# A rule, whether it streams, and where its signal is made.
+SIGNALS: list[Any] = [
+    *[pytest.param(rule, False, Receiver, "signal", id=rule.name) for rule in DIRECT],
+    *[pytest.param(rule, False, LinearAdjoint, "__call__", id=rule.name) for rule in LAYERWISE],
+    pytest.param(fa.DRTP, True, Stream, "_signal", id="drtp streaming"),
+]
+
+
+def assert_killed(rule: type[fa.Rule], problem: Problem, streaming: bool = False) -> None:
+    """The comparison that has just passed fails on an unequal gradient."""
+    with pytest.raises(AssertionError, match="not close|has no gradient|should have none"):
+        compare(rule_for(rule, problem), problem, streaming=streaming)
+
+
+def mutate(patch: Patch, owner: type, method: str, change: Callable[[Any], Any]) -> None:
+    original = getattr(owner, method)
+    patch.setattr(owner, method, lambda *args, **kwargs: change(original(*args, **kwargs)))
+
+
+@pytest.mark.parametrize(("rule", "streaming", "owner", "method"), SIGNALS)
+def test_a_signal_off_by_a_thousandth_is_seen(
+    rule: type[fa.Rule], streaming: bool, owner: type, method: str, monkeypatch: Patch
+) -> None:
+    problem = Problem()
+    compare(rule_for(rule, problem), problem, streaming=streaming)
+    mutate(monkeypatch, owner, method, lambda signal: 1.001 * signal)
+    assert_killed(rule, problem, streaming)
+
+
+@pytest.mark.parametrize(("rule", "streaming", "owner", "method"), SIGNALS)
+def test_a_lost_mean_over_the_batch_is_seen(
+    rule: type[fa.Rule], streaming: bool, owner: type, method: str, monkeypatch: Patch
+) -> None:
+    problem = Problem()
+    compare(rule_for(rule, problem), problem, streaming=streaming)
+    mutate(monkeypatch, owner, method, lambda signal: len(signal) * signal)
+    assert_killed(rule, problem, streaming)
+
+
+@pytest.mark.parametrize("rule", [rule for rule in fa.ALL_RULES if rule is not fa.Backprop])
+def test_backprop_in_the_place_of_the_rule_is_seen(rule: type[fa.Rule], monkeypatch: Patch) -> None:
+    problem = Problem()
+    compare(rule_for(rule, problem), problem)
+    monkeypatch.setattr(Circuit, "listening", False)
+    assert_killed(rule, problem)
+
+
+def test_the_error_itself_off_by_a_thousandth_is_seen_at_the_output_layer(monkeypatch: Patch) -> None:
+    problem = Problem()
+    loss_of = Problem.loss_of
+    monkeypatch.setattr(Problem, "loss_of", lambda self, *args: 1.001 * loss_of(self, *args))
+    assert_killed(fa.Shallow, problem)
+    assert_killed(fa.Backprop, problem)
