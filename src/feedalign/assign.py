@@ -11,7 +11,7 @@ from torch import nn
 from feedalign.blocks import Block, block_of
 from feedalign.errors import AttachError, NoFeedbackPointError, PointNotFiredError
 from feedalign.linear_like import adjoint_of
-from feedalign.points import Points, is_nonlinearity, near, select
+from feedalign.points import Points, is_nonlinearity, named_outright, near, select
 from feedalign.probe import Call, OutputSite, Probe
 from feedalign.rules.base import DirectRule, LayerwiseRule, Rule
 from feedalign.rules.control import Backprop, Shallow
@@ -84,7 +84,10 @@ def find_calls(model: nn.Module, probe: Probe, site: OutputSite, points: Points 
         return _distinct([c for c in probe.calls if c.module in names and _obstacle(probe, site, c) is None])
     chosen = select(model, points)
     calls = [call for call in probe.calls if call.module in set(chosen)]
-    for name in chosen:
+    suited = [call for call in calls if _obstacle(probe, site, call) is None]
+    # Of what a glob, a type or a predicate selects, some must serve; of what is named outright, all.
+    strictly = chosen if not suited else [name for name in chosen if name in named_outright(points)]
+    for name in strictly:
         own = [call for call in calls if call.module == name]
         if not own:
             raise PointNotFiredError(
@@ -94,7 +97,7 @@ def find_calls(model: nn.Module, probe: Probe, site: OutputSite, points: Points 
         reasons = [_obstacle(probe, site, call) for call in own]
         if all(reasons):
             raise NoFeedbackPointError(f"{name!r} cannot be a feedback point: {reasons[0]}.")
-    return _distinct([call for call in calls if _obstacle(probe, site, call) is None])
+    return _distinct(suited)
 
 
 def _distinct(calls: list[Call]) -> list[Call]:

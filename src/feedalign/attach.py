@@ -41,8 +41,9 @@ def attach(
             feedback point by its own name or by that of a layer taught there.
         example_inputs: What the model is called with in training: a tensor, a tuple of positional arguments, or a dict
             of keyword arguments. Shapes of feedback are read from it; the batch size may change later.
-        points: Where teaching signals enter: names or globs, types, or a predicate `(name, module) -> bool`. None:
-            every non-linearity module and `fa.FeedbackPoint` but the one that makes the output.
+        points: Where teaching signals enter: names or globs (`*` crosses dots), types, or a predicate
+            `(name, module) -> bool`. None: every non-linearity module and `fa.FeedbackPoint` but the one that makes the
+            output.
         output: Name of the module at whose output the loss's error is taken, for models that compute their loss inside
             `forward`. None: what the model returns; where a softmax, sigmoid or other non-linearity stands last, its
             input.

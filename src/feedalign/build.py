@@ -11,10 +11,11 @@ from feedalign.assign import layer_names
 from feedalign.blocks import overlap
 from feedalign.blueprint import Blueprint
 from feedalign.broadcast import Receiver
-from feedalign.circuit import Circuit, OutputHook, PointHook, Site
+from feedalign.circuit import Circuit, Site
 from feedalign.errors import AttachError
 from feedalign.feedback import Draw, Projection
 from feedalign.handle import Handle, Removable
+from feedalign.hooks import OutputHook, PointHook
 from feedalign.layerwise import Gate
 from feedalign.linear_like import adjoint_of, forward_weight
 from feedalign.placement import Placement, place

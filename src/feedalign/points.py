@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
-from feedalign.errors import NoFeedbackPointError
+from feedalign.errors import AttachError, NoFeedbackPointError
 
 Points = str | type[nn.Module] | Callable[[str, nn.Module], bool] | Sequence[str | type[nn.Module]]
 
@@ -87,6 +87,7 @@ def select(model: nn.Module, points: Points) -> list[str]:
         Qualified module names.
 
     Raises:
+        AttachError: `points` is none of these.
         NoFeedbackPointError: A name, a type or the predicate selects no module.
     """
     modules = {name: module for name, module in model.named_modules() if name}
@@ -96,14 +97,22 @@ def select(model: nn.Module, points: Points) -> list[str]:
             raise NoFeedbackPointError("The predicate given as points= selects no module of the model.")
         return chosen
     wanted: object = [points] if isinstance(points, (str, type)) else points
-    if not isinstance(wanted, Collection) or not wanted or not all(isinstance(item, (str, type)) for item in wanted):
-        raise NoFeedbackPointError(
+    if not isinstance(wanted, Collection) or not all(isinstance(item, (str, type)) for item in wanted):
+        raise AttachError(
             f"points= is {points!r}; give names or globs, module types, or a predicate (name, module) -> bool."
         )
+    if not wanted:
+        raise NoFeedbackPointError("points= is empty; leave it out for all non-linearities, or name modules.")
     selected: set[str] = set()
     for item in wanted:
         selected |= _matches(modules, item)
     return [name for name in modules if name in selected]
+
+
+def named_outright(points: Points) -> set[str]:
+    """Return the names that `points=` gives in full, not through a glob, a type or a predicate."""
+    items = [points] if isinstance(points, str) else points if isinstance(points, Collection) else []
+    return {item for item in items if isinstance(item, str)}
 
 
 def _matches(modules: dict[str, nn.Module], item: str | type[nn.Module]) -> set[str]:

@@ -93,7 +93,8 @@ def _at_output(plan: Blueprint, layer: str, uncut: list[str]) -> list[_Line]:
     if layer in layer_names(plan.output_block.direct):
         return [(Row(name, "output", "error", "-", None), None)]
     if layer in layer_names(plan.output_block.through):
-        return [(Row(name, "-", "exact gradient from the layers above", "-", None), None)]
+        arrives = "what the feedback weights above send" if plan.gated else "exact gradient from the layers above"
+        return [(Row(name, "-", arrives, "-", None), None)]
     return []
 
 

@@ -11,7 +11,6 @@ They cannot see whether the mathematics is the right one; that takes a compariso
 from __future__ import annotations
 
 import copy
-import dataclasses
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -39,10 +38,10 @@ _LAST = slice(4, 6)
 def check_rule(rule: Rule, *, loss: LossFunction = functional.cross_entropy) -> None:
     """Check on small built-in models that a rule keeps the promises that every rule of the library keeps.
 
-    Attaching, stepping and removing leave alone what is not theirs (parameters, state_dict keys, buffers, gradients, the
-    global random state); the output layer's gradient is exact; gradients are linear in the loss's scale, add up over
-    samples and over backward passes, fit a partial batch, and are the same in every run, in a deep copy and after a
-    state_dict was loaded into a fresh model; streaming gives the gradients of the error.
+    Attaching, stepping and removing leave alone what is not theirs (parameters, state_dict keys, buffers, gradients,
+    the global random state); the output layer's gradient is exact; gradients are linear in the loss's scale, add up
+    over samples and over backward passes, fit a partial batch, and are the same in every run, in a deep copy and after
+    a state_dict was loaded into a fresh model; streaming gives the gradients of the error.
 
     Args:
         rule: The rule, with the options to check it with.
@@ -67,7 +66,7 @@ def _run(where: str, check: Callable[[], None]) -> None:
     except AssertionError as failure:
         raise AssertionError(f"{where}: {failure}") from None
     except Exception as error:
-        raise AssertionError(f"{where}: a step raised {type(error).__name__}: {error}") from error
+        raise AssertionError(f"{where}: it raised {type(error).__name__}: {error}") from error
 
 
 def _require(is_kept: bool, sentence: str) -> None:
@@ -153,14 +152,16 @@ def _gradients(model: nn.Module) -> Gradients:
 
 def _differing(found: Mapping[str, Tensor | None], expected: Mapping[str, Tensor | None]) -> str | None:
     """The first name under which two sets of gradients differ by more than the tolerance."""
-    for name, wanted in expected.items():
-        have = found.get(name)
-        if wanted is None or have is None:
-            if have is not wanted:
-                return name
-        elif have.shape != wanted.shape or have.dtype != wanted.dtype or not float((have - wanted).abs().max()) <= TOLERANCE * float(wanted.abs().max()) + 1e-12:
-            return name
-    return None
+    return next((name for name, wanted in expected.items() if not _are_close(found.get(name), wanted)), None)
+
+
+def _are_close(found: Tensor | None, expected: Tensor | None) -> bool:
+    if found is None or expected is None:
+        return found is expected
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        return False
+    allowed = TOLERANCE * float(expected.abs().max()) + 1e-12
+    return float((found - expected).abs().max()) <= allowed
 
 
 def _require_equal(found: Mapping[str, Tensor | None], expected: Mapping[str, Tensor | None], sentence: str) -> None:
@@ -189,8 +190,8 @@ def _check_declared(rule: Rule) -> None:
     for fact in _FACTS:
         held = getattr(type(rule), fact, None)
         _require(isinstance(held, bool), f"its class declares {fact} = {held!r}; it is True or False")
-    frozen = dataclasses.is_dataclass(rule) and type(rule).__dataclass_params__.frozen  # type: ignore[attr-defined]
-    _require(frozen and "__dataclass_fields__" in vars(type(rule)), "its class is no @dataclass(frozen=True)")
+    options = vars(type(rule)).get("__dataclass_params__")
+    _require(options is not None and options.frozen, "its class is no @dataclass(frozen=True)")
     for made, how in ((copy.deepcopy(rule), "a deep copy"), (pickle.loads(pickle.dumps(rule)), "a pickled copy")):
         _require(made == rule and hash(made) == hash(rule), f"{how} of it is not equal to it, or has another hash")
     if isinstance(rule, DirectRule) and rule.streams:
@@ -325,10 +326,8 @@ def _check_determinism(trial: _Trial) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(13)
         again = trial.fresh()
-    same = all(
-        a is b or (a is not None and b is not None and torch.equal(a, b))
-        for a, b in zip(once.values(), again.values(), strict=True)
-    )
+    pairs = zip(once.values(), again.values(), strict=True)
+    same = all(torch.equal(a, b) if a is not None and b is not None else a is b for a, b in pairs)
     _require(same, "two runs from the same seed have other gradients")
 
 

@@ -139,9 +139,7 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise SettingError(
-            f"The device {name!r} cannot be used here: choose cpu, or cuda with a GPU."
-        ) from error
+        raise SettingError(f"The device {name!r} cannot be used here: choose cpu, or cuda with a GPU.") from error
     return device
 
 

@@ -24,9 +24,7 @@ class UnknownNameError(LabError, ValueError):
         names = list(valid)
         near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        super().__init__(
-            f"There is no {kind} called {name!r}.{hint} The valid names are: {', '.join(names)}."
-        )
+        super().__init__(f"There is no {kind} called {name!r}.{hint} The valid names are: {', '.join(names)}.")
 
 
 class SettingError(LabError, ValueError):

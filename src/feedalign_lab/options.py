@@ -16,17 +16,11 @@ class RunOptions:
     data: Name = "digits"
     """Data set: digits (needs no download), mnist, fashion-mnist, cifar10, cifar100, synthetic-regression,
     synthetic-classification."""
-    network: Annotated[
-        str | None, arg(metavar="NAME", help_behavior_hint="(default: depends on the data)")
-    ] = None
+    network: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: depends on the data)")] = None
     """Network: fc<layers>-<width> such as fc1-500, conv, or conv-random (kernels frozen at random)."""
-    epochs: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: depends on the data)")] = (
-        None
-    )
+    epochs: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: depends on the data)")] = None
     """Passes over the training data."""
-    batch_size: Annotated[
-        int | None, arg(metavar="N", help_behavior_hint="(default: depends on the data)")
-    ] = None
+    batch_size: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: depends on the data)")] = None
     """Examples per step."""
     lr: Annotated[float | None, arg(metavar="RATE", help_behavior_hint="(default: each rule's own)")] = None
     """Learning rate of Adam, for every rule."""
@@ -40,9 +34,9 @@ class RunOptions:
     """Where to train: cpu, cuda, cuda:1."""
     threads: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: PyTorch's choice)")] = None
     """CPU threads; a single one is often fastest for small networks or on a busy machine."""
-    out: Annotated[
-        Path | None, arg(metavar="DIR", help_behavior_hint="(default: results/<data>-<network>-<time>)")
-    ] = None
+    out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: results/<data>-<network>-<time>)")] = (
+        None
+    )
     """Folder for the results."""
     overwrite: bool = False
     """Replace results that the folder holds already."""
@@ -74,9 +68,7 @@ class DescribeOptions:
 
     data: Name = "digits"
     """Data set; it gives the shapes."""
-    network: Annotated[
-        str | None, arg(metavar="NAME", help_behavior_hint="(default: depends on the data)")
-    ] = None
+    network: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: depends on the data)")] = None
     """Network, as for compare."""
     rule: Name = "dfa"
     """The rule; `feedalign rules` lists them."""

@@ -62,9 +62,7 @@ def draw_angles(rules: Sequence[str], trials: Sequence[TrialResult], title: str)
     layers = _layer_names(trials)
     num_rows = max(1, math.ceil(len(layers) / _PANELS_PER_ROW))
     num_columns = max(1, min(len(layers), _PANELS_PER_ROW))
-    figure = Figure(
-        figsize=(num_columns * _PANEL_WIDTH + 1.6, num_rows * _PANEL_HEIGHT + 0.4), layout="constrained"
-    )
+    figure = Figure(figsize=(num_columns * _PANEL_WIDTH + 1.6, num_rows * _PANEL_HEIGHT + 0.4), layout="constrained")
     figure.suptitle(title)
     handles: dict[str, Any] = {}
     for position, layer in enumerate(layers):
@@ -96,9 +94,7 @@ def _use_log_scale(axes: Axes, smallest: float, largest: float) -> None:
 def _layer_names(trials: Sequence[TrialResult]) -> list[str]:
     """Hidden layers in forward order."""
     return list(
-        dict.fromkeys(
-            entry.layer for trial in trials for epoch in trial.epochs for entry in hidden_layers(epoch)
-        )
+        dict.fromkeys(entry.layer for trial in trials for epoch in trial.epochs for entry in hidden_layers(epoch))
     )
 
 

@@ -25,15 +25,17 @@ def comparison_table(comparison: Comparison) -> Table:
     plan = comparison.plan
     ending = " (interrupted: figures so far)" if comparison.status == "interrupted" else ""
     table = Table(
-        title=f"{plan.data}, {plan.network}, {plan.schedule.epochs} epochs, {plan.trials} trials{ending}",
+        title=f"{plan.data}, {plan.network}, {_counted(plan.schedule.epochs, 'epoch')}, "
+        f"{_counted(plan.trials, 'trial')}{ending}",
         caption=(
-            "angle: degrees between the rule's and backprop's delta at the end of training; "
+            "rate: of Adam; angle: degrees between the rule's and backprop's delta at the end of training; "
             "time and memory: of one step, over backprop's"
         ),
     )
     summaries = comparison.summaries()
     layers = list(dict.fromkeys(layer for summary in summaries for layer in summary.angles))
     table.add_column("rule")
+    table.add_column("rate", justify="right")
     table.add_column(f"test error ({comparison.error_unit})", justify="right", no_wrap=True)
     for heading in _angle_headings(layers):
         table.add_column(heading, justify="right")
@@ -43,6 +45,7 @@ def comparison_table(comparison: Comparison) -> Table:
     for summary in summaries:
         table.add_row(
             summary.rule,
+            f"{plan.setting(summary.rule).learning_rate:g}",
             _error_cell(summary, comparison.error_unit),
             *_angle_cells(summary, layers),
             *_cost_cells(cost.get(summary.rule)),
@@ -60,9 +63,7 @@ def rules_table() -> Table:
     table.add_column("paper")
     for rule in fa.ALL_RULES:
         facts = (rule.update_locked, rule.weight_transport, rule.learns_feedback, rule.unbiased)
-        table.add_row(
-            rule.name, *("yes" if fact else "no" for fact in facts), first_sentence(rule.__doc__), rule.paper
-        )
+        table.add_row(rule.name, *("yes" if fact else "no" for fact in facts), first_sentence(rule.__doc__), rule.paper)
     return table
 
 
@@ -88,6 +89,11 @@ def first_sentence(docstring: str | None) -> str:
     """The summary line of a docstring, as one line without code marks."""
     paragraph = (docstring or "").strip().split("\n\n")[0]
     return " ".join(paragraph.split()).replace("`", "")
+
+
+def _counted(number: int, noun: str) -> str:
+    """A number with its noun, in the plural where it needs one."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _error_cell(summary: RuleSummary, unit: str) -> str:

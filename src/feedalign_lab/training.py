@@ -91,9 +91,7 @@ def run_trial(
     return TrialResult(spec.rule, spec.trial, spec.learning_rate, status, message, tuple(records))
 
 
-def _epochs(
-    learner: Learner, spec: LearnerSpec, schedule: Schedule, dataset: Dataset
-) -> Iterator[EpochRecord]:
+def _epochs(learner: Learner, spec: LearnerSpec, schedule: Schedule, dataset: Dataset) -> Iterator[EpochRecord]:
     """Train epoch by epoch.
 
     Yields:
@@ -177,9 +175,7 @@ def _diverged(learner: Learner, rule: str, what: str, when: str) -> DivergedErro
     where = first_non_finite(learner.model)
     origin = f"first in {where}" if where else "though every parameter still is"
     rate = learner.optimizer.param_groups[0]["lr"]
-    return DivergedError(
-        f"{rule}: {what} is no longer finite at {when}, {origin}; try a learning rate below {rate:g}."
-    )
+    return DivergedError(f"{rule}: {what} is no longer finite at {when}, {origin}; try a learning rate below {rate:g}.")
 
 
 @torch.no_grad()
@@ -195,15 +191,13 @@ def measure_test_error(model: nn.Module, dataset: Dataset) -> float:
     """
     total = torch.zeros((), dtype=torch.float64, device=dataset.x_test.device)
     with _evaluating(model):
-        batches = zip(
-            dataset.x_test.split(_TEST_BATCH_SIZE), dataset.y_test.split(_TEST_BATCH_SIZE), strict=True
-        )
+        batches = zip(dataset.x_test.split(_TEST_BATCH_SIZE), dataset.y_test.split(_TEST_BATCH_SIZE), strict=True)
         for x, y in batches:
             output = model(x)
-            wrong = (
-                output.argmax(1) != y if dataset.task == "classification" else (output - y).square().mean(1)
-            )
-            total += wrong.sum()
+            if dataset.task == "classification":
+                total += (output.argmax(1) != y).sum()
+            else:
+                total += (output - y).square().mean(1).sum()
     mean = float(total) / dataset.x_test.shape[0]
     return 100 * mean if dataset.task == "classification" else mean
 

@@ -65,9 +65,7 @@ def test_missing_file_names_address_folder_and_variable(roots: tuple[Path, Path]
     assert "\n" not in message
 
 
-def test_message_says_that_the_variable_is_not_set(
-    roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_message_says_that_the_variable_is_not_set(roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FEEDALIGN_DATA")
     with pytest.raises(MissingDataError, match="FEEDALIGN_DATA is not set"):
         locate(ARCHIVE)
@@ -88,9 +86,7 @@ def test_fetched_file_with_the_wrong_checksum_is_refused(
     assert not (roots[1] / "folder" / "part.gz").exists()
 
 
-def test_fetched_archive_is_unpacked(
-    roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_fetched_archive_is_unpacked(roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import tarfile
 
     (tmp_path / "inner").mkdir()
@@ -98,9 +94,7 @@ def test_fetched_archive_is_unpacked(
     with tarfile.open(tmp_path / "made.tar.gz", "w:gz") as tar:
         tar.add(tmp_path / "inner", arcname="inner")
     packed = (tmp_path / "made.tar.gz").read_bytes()
-    archive = Archive(
-        "https://example.org/x.tar.gz", hashlib.md5(packed).hexdigest(), "folder", ("inner/batch",)
-    )
+    archive = Archive("https://example.org/x.tar.gz", hashlib.md5(packed).hexdigest(), "folder", ("inner/batch",))
     serve(monkeypatch, packed)
     (path,) = locate(archive)
     assert path.read_bytes() == CONTENT

@@ -100,9 +100,7 @@ def read_image_part(images: Path, labels: Path) -> tuple[torch.Tensor, torch.Ten
     if len(pixels) != len(classes) or len(classes) == 0:
         raise CorruptFileError(f"{images} holds {len(pixels)} images, but {labels} {len(classes)} labels.")
     if classes.max() >= _NUM_CLASSES:
-        raise CorruptFileError(
-            f"{labels} holds the label {classes.max()}, but there are only {_NUM_CLASSES} classes."
-        )
+        raise CorruptFileError(f"{labels} holds the label {classes.max()}, but there are only {_NUM_CLASSES} classes.")
     x = torch.from_numpy(pixels.astype(np.float32)).div_(255).unsqueeze(1)
     return x, torch.from_numpy(classes.astype(np.int64))
 
@@ -110,11 +108,8 @@ def read_image_part(images: Path, labels: Path) -> tuple[torch.Tensor, torch.Ten
 def _load(name: str, folder: str, base_url: str, checksums: tuple[str, ...]) -> Dataset:
     """Find the four files and read them."""
     paths = [
-        locate(Archive(base_url + part, md5, folder, (part,)))[0]
-        for part, md5 in zip(_PARTS, checksums, strict=True)
+        locate(Archive(base_url + part, md5, folder, (part,)))[0] for part, md5 in zip(_PARTS, checksums, strict=True)
     ]
     x_train, y_train = read_image_part(paths[0], paths[1])
     x_test, y_test = read_image_part(paths[2], paths[3])
-    return Dataset(
-        name, x_train, y_train, x_test, y_test, _NUM_CLASSES, "classification", "pixels / 255, in [0, 1]"
-    )
+    return Dataset(name, x_train, y_train, x_test, y_test, _NUM_CLASSES, "classification", "pixels / 255, in [0, 1]")

@@ -53,9 +53,7 @@ class _RestrictedUnpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> NoReturn:
         """Refuse references to objects outside the file."""
-        raise UnsafePickleError(
-            f"{self._path} refers to an object outside the file ({pid!r}): it was refused."
-        )
+        raise UnsafePickleError(f"{self._path} refers to an object outside the file ({pid!r}): it was refused.")
 
 
 def _empty_array(subtype: Any, shape: Any, typecode: Any) -> NDArray[Any]:

@@ -69,8 +69,6 @@ def convolutional(
     layers["flatten"] = nn.Flatten()
     first_tanh = len(topology.num_kernels) + 1
     num_features = channels * side * side
-    add_fully_connected(
-        layers, num_features, topology.widths, num_outputs, dropout=dropout, first_tanh=first_tanh
-    )
+    add_fully_connected(layers, num_features, topology.widths, num_outputs, dropout=dropout, first_tanh=first_tanh)
     layers["output"] = output
     return nn.Sequential(layers)

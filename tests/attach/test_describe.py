@@ -1,0 +1,157 @@
+"""`describe()`: what teaches each layer, as a table."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import feedalign as fa
+from attach.models import Convolutional, Perceptron, SharedActivation, SharedLinear, TakesBranch, Tokens
+from attach.models import batch, images, tokens
+
+x, y = batch()
+
+
+def lines(handle: fa.Handle) -> list[tuple[str, str, str, str, bool | None]]:
+    return [(row.layer, row.point, row.signal, row.feedback, row.fired) for row in handle.describe().rows]
+
+
+def test_dfa_on_a_perceptron() -> None:
+    assert lines(fa.attach(Perceptron(), fa.DFA(), example_inputs=x)) == [
+        ("fc1", "act1", "dfa: e B", "[3, 7] KaimingUniform()", None),
+        ("fc2", "act2", "dfa: e B", "[3, 6] KaimingUniform()", None),
+        ("head", "output", "error", "-", None),
+    ]
+
+
+def test_fa_on_a_perceptron() -> None:
+    handle = fa.attach(Perceptron(), fa.FA(), example_inputs=x)
+    assert [(layer, signal) for layer, _, signal, _, _ in lines(handle)] == [
+        ("fc1", "fa: delta R"),
+        ("fc2", "fa: delta R"),
+        ("head", "error"),
+    ]
+    assert [feedback for _, _, _, feedback, _ in lines(handle)] == ["[7, 5] fixed", "[6, 7] fixed", "[3, 6] fixed"]
+
+
+@pytest.mark.parametrize(("rule", "feedback"), [(fa.USF(), "from W"), (fa.BRSF(), "drawn at every forward")])
+def test_where_layerwise_feedback_comes_from(rule: fa.Rule, feedback: str) -> None:
+    assert {row[3] for row in lines(fa.attach(Perceptron(), rule, example_inputs=x))} == {feedback}
+
+
+def test_shallow_sends_no_signal() -> None:
+    assert lines(fa.attach(Perceptron(), fa.Shallow(), example_inputs=x)) == [
+        ("fc1", "act1", "shallow: none", "-", None),
+        ("fc2", "act2", "shallow: none", "-", None),
+        ("head", "output", "error", "-", None),
+    ]
+
+
+def test_backprop_is_exact_everywhere() -> None:
+    handle = fa.attach(Perceptron(), fa.Backprop(), example_inputs=x)
+    assert [(layer, signal) for layer, _, signal, _, _ in lines(handle)] == [
+        ("fc1", "exact gradient from the layers above"),
+        ("fc2", "exact gradient from the layers above"),
+        ("head", "error"),
+    ]
+
+
+def test_a_mixture_names_both_rules() -> None:
+    rule = {"conv*": fa.Shallow(), "fc*": fa.DRTP()}
+    handle = fa.attach(Convolutional(), rule, example_inputs=images()[0])
+    assert [(layer, point, signal, feedback) for layer, point, signal, feedback, _ in lines(handle)] == [
+        ("conv1", "act1", "shallow: none", "-"),
+        ("conv2", "act2", "shallow: none", "-"),
+        ("fc1", "act3", "drtp: -s y B", "[3, 8] KaimingUniform()"),
+        ("fc2", "output", "error", "-"),
+    ]
+    assert "Shallow()" in handle.describe().rule
+    assert "DRTP(" in handle.describe().rule
+
+
+def test_a_convolutions_feedback_is_full_and_tokens_share_theirs() -> None:
+    conv = fa.attach(Convolutional(), fa.DFA(), example_inputs=images()[0])
+    assert [row[3].split(" K")[0] for row in lines(conv)[:3]] == ["[3, 144]", "[3, 12]", "[3, 8]"]
+    positions = fa.attach(Tokens(), fa.DFA(), example_inputs=tokens()[0])
+    assert {row[0]: row[3].split(" K")[0] for row in lines(positions) if row[1] != "output"} == {
+        "embedding": "[3, 7]",
+        "fc1": "[3, 7]",
+        "fc2": "[3, 6]",
+    }
+
+
+@pytest.mark.parametrize(("feedback", "words"), [
+    (fa.Orthogonal(), "Orthogonal(gain=1.0)"),
+    ("nokland2016", "ScaledUniform()"),
+    ({"act1": torch.randn(3, 7), "act2": torch.randn(3, 6)}, "given"),
+    (fa.Projection(lambda rows, name: rows), "projected by the user's device"),
+])  # fmt: skip
+def test_the_origin_of_the_feedback_is_named(feedback: object, words: str) -> None:
+    handle = fa.attach(Perceptron(), fa.DFA(), example_inputs=x, feedback=feedback)
+    assert lines(handle)[0][3] == f"[3, 7] {words}"
+
+
+@pytest.mark.parametrize("rule", [fa.DFA(), fa.Shallow(), fa.DRTP(), fa.FA(), fa.BRSF()])
+def test_points_are_told_to_have_fired_after_a_forward_with_gradients(rule: fa.Rule) -> None:
+    model = Perceptron()
+    handle = fa.attach(model, rule, example_inputs=x)
+    with torch.no_grad():
+        model(x)
+    assert {row[4] for row in lines(handle)} == {None}
+    assert " yes" not in str(handle.describe())
+    model(x)
+    hidden = [fired for layer, _, _, _, fired in lines(handle) if layer != "head"]
+    assert hidden == [True, True]
+    assert str(handle.describe()).count(" yes") >= 2
+
+
+def test_a_point_that_did_not_fire_is_told_so() -> None:
+    model = TakesBranch()
+    handle = fa.attach(model, fa.DFA(), example_inputs=x, points=["act1", "act2"])
+    model(x)
+    model.short = True
+    with pytest.raises(fa.errors.PointNotFiredError):
+        model(x)
+    fired = {row[1]: row[4] for row in lines(handle)}
+    assert fired["act1"] is True
+    assert fired["act2"] is False
+    assert " NO" in str(handle.describe())
+
+
+def test_every_call_of_a_shared_module_has_its_row() -> None:
+    shared = fa.attach(SharedActivation(), fa.DFA(), example_inputs=x)
+    assert [(row[0], row[1]) for row in lines(shared)] == [("fc1", "act"), ("fc2", "act#2"), ("head", "output")]
+    twice = fa.attach(SharedLinear(), fa.DFA(), example_inputs=x)
+    assert [(row[0], row[1]) for row in lines(twice)] == [
+        ("fc1", "act1"), ("fc2", "act2"), ("fc2", "act3"), ("head", "output"),
+    ]  # fmt: skip
+
+
+def test_frozen_layers_have_no_row_and_unused_ones_a_note() -> None:
+    model = Perceptron()
+    model.fc1.requires_grad_(False)
+    model.spare = nn.Linear(2, 2)
+    description = fa.attach(model, fa.DFA(), example_inputs=x).describe()
+    assert "fc1" not in [row.layer for row in description.rows]
+    assert any("spare" in note and "no signal reaches" in note for note in description.notes)
+
+
+def test_the_table_shows_all_of_it() -> None:
+    handle = fa.attach(Perceptron(), fa.DFA(), example_inputs=x)
+    head, title, rule, *body = str(handle.describe()).splitlines()
+    assert head == "DFA(positions='auto'), error taken at the model's output"
+    assert title.split() == ["layer", "feedback", "point", "signal", "feedback", "fired"]
+    assert set(rule) == {"-"}
+    assert len(body) == 3
+    assert body[0].split() == ["fc1", "act1", "dfa:", "e", "B", "[3,", "7]", "KaimingUniform()", "-"]
+
+
+def test_the_description_is_plain_data_too() -> None:
+    import json
+
+    model = Perceptron()
+    handle = fa.attach(model, fa.DFA(), example_inputs=x)
+    F.cross_entropy(model(x), y).backward()
+    data = json.loads(json.dumps(handle.describe().to_dict()))
+    assert data["rows"][0]["point"] == "act1"
+    assert data["rows"][0]["fired"] is True

@@ -1,0 +1,255 @@
+"""Forwards in which the rule could not act: refused as they happen, never silently backprop or nothing at all."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import feedalign as fa
+from attach.models import (
+    NUM_CLASSES,
+    NUM_INPUTS,
+    Convolutional,
+    LeakySkip,
+    Perceptron,
+    Repeats,
+    ReturnsDict,
+    Seeded,
+    TakesBranch,
+    TakesItsLastChild,
+    Wrapper,
+    batch,
+    images,
+    tokens,
+)
+from attach.refusal import assert_says
+from feedalign import errors
+
+x, y = batch()
+DIRECT = [fa.Shallow(), fa.DFA(), fa.SignDFA(), fa.DRTP()]
+RULES = [*DIRECT, fa.FA(), fa.BRSF()]
+
+
+def refusal_of(step: Callable[[], Any]) -> errors.FeedalignError:
+    with pytest.raises(errors.FeedalignError) as caught:
+        step()
+    return caught.value
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_branch_not_taken_is_refused(rule: fa.Rule) -> None:
+    model = TakesBranch()
+    fa.attach(model, rule, example_inputs=x)
+    model.short = True
+    missing = "fc2" if isinstance(rule, (fa.FA, fa.BRSF)) else "act2"
+    caught = refusal_of(lambda: model(x))
+    assert_says(caught, errors.PointNotFiredError, missing, "did not fire", "another path", "points=")
+    model.short = False
+    F.cross_entropy(model(x), y).backward()
+
+
+def test_a_branch_left_out_of_the_points_may_be_skipped() -> None:
+    model = TakesBranch()
+    fa.attach(model, fa.DFA(), example_inputs=x, points="act1")
+    for model.short in (True, False):
+        F.cross_entropy(model(x), y).backward()
+
+
+@pytest.mark.parametrize("rule", DIRECT)
+def test_a_point_that_fires_more_often_is_refused(rule: fa.Rule) -> None:
+    model = Repeats()
+    fa.attach(model, rule, example_inputs=x)
+    model.times = 3
+    caught = refusal_of(lambda: model(x))
+    assert_says(caught, errors.PointNotFiredError, "'act'", "3 times", "2 times", "example inputs", "points=")
+
+
+@pytest.mark.parametrize("rule", DIRECT)
+def test_a_point_that_fires_less_often_is_refused(rule: fa.Rule) -> None:
+    model = Repeats()
+    fa.attach(model, rule, example_inputs=x)
+    model.times = 1
+    assert_says(refusal_of(lambda: model(x)), errors.PointNotFiredError, "act#2", "did not fire")
+
+
+@pytest.mark.parametrize("rule", DIRECT)
+def test_a_part_called_on_its_own_with_gradients_is_refused(rule: fa.Rule) -> None:
+    model = Wrapper()
+    handle = fa.attach(model, rule, example_inputs=x)
+    words = ("inner.act1", "outside the forward", "Call the model itself", "torch.no_grad()", "handle.remove()")
+    assert_says(refusal_of(lambda: model.inner(x)), errors.OutsideForwardError, *words)
+    with torch.no_grad():
+        model.inner(x)
+    handle.remove()
+    model.inner(x).sum().backward()
+
+
+def test_an_output_module_that_does_not_fire_is_refused() -> None:
+    class Skips(ReturnsDict):
+        def forward(self, *, inputs: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+            if labels is not None:
+                return super().forward(inputs=inputs)
+            return {"features": self.act2(self.fc2(self.act1(self.fc1(inputs))))}
+
+    model = Skips()
+    fa.attach(model, fa.DFA(), example_inputs={"inputs": x, "labels": y}, output="head")
+    caught = refusal_of(lambda: model(inputs=x))
+    assert_says(caught, errors.PointNotFiredError, "output=", "did not fire")
+
+
+@pytest.mark.parametrize("rule", [fa.DFA(), fa.SignDFA(), fa.Shallow()])
+def test_a_detach_inside_the_forward_is_refused(rule: fa.Rule) -> None:
+    class Detaches(Perceptron):
+        off = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            a = self.fc1(x)
+            return self.head(self.act2(self.fc2(self.act1(a.detach() if self.off else a))))
+
+    model = Detaches()
+    fa.attach(model, rule, example_inputs=x)
+    model.off = True
+    if isinstance(rule, fa.Shallow):
+        model(x)
+        return
+    words = ("act1", "cannot teach", "fc1.weight", "no gradient", "use_reentrant=False")
+    assert_says(refusal_of(lambda: model(x)), errors.UntaughtLayerError, *words)
+
+
+def test_a_copy_for_data_parallel_is_refused() -> None:
+    model = Perceptron()
+    fa.attach(model, fa.DFA(), example_inputs=x)
+    replica = model._replicate_for_data_parallel()
+    words = ("DataParallel", "DistributedDataParallel")
+    assert_says(refusal_of(lambda: replica(x)), errors.WrappedModelError, *words)
+
+
+def test_images_of_another_size_are_refused() -> None:
+    class AnySize(Seeded):
+        def build(self) -> None:
+            self.conv, self.act = nn.Conv2d(2, 4, 3), nn.Tanh()
+            self.head = nn.Linear(4, NUM_CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.act(self.conv(x)).mean((2, 3)))
+
+    model = AnySize()
+    fa.attach(model, fa.DFA(), example_inputs=images()[0])
+    words = ("act", "(2, 4, 6, 6)", "144", "64", "Attach again", 'positions="shared"')
+    wide = torch.randn(2, 2, 8, 8)
+    assert_says(refusal_of(lambda: model(wide)), errors.FeedbackShapeError, *words)
+    fa.handle_of(model).remove()
+    fa.attach(model, fa.DFA(positions="shared"), example_inputs=images()[0])
+    model(wide).sum().backward()
+
+
+def test_a_layer_of_another_width_is_refused() -> None:
+    model = Perceptron()
+    fa.attach(model, fa.DFA(), example_inputs=x)
+    model.fc2, model.head = nn.Linear(7, 8), nn.Linear(8, NUM_CLASSES)
+    caught = refusal_of(lambda: model(x))
+    assert_says(caught, errors.FeedbackShapeError, "act2", "8 features", "6", "Attach again")
+
+
+@pytest.mark.parametrize("rule", [fa.DFA(), fa.SignDFA(), fa.DRTP()])
+def test_an_output_of_another_size_is_refused(rule: fa.Rule) -> None:
+    model = Perceptron()
+    fa.attach(model, rule, example_inputs=x)
+    model.head = nn.Linear(6, 4)
+    caught = refusal_of(lambda: F.cross_entropy(model(x), y).backward())
+    assert_says(caught, errors.FeedbackShapeError, "4", "3", "ttach again")
+
+
+@pytest.mark.parametrize("rule", [fa.FA(), fa.BRSF()])
+def test_a_layer_replaced_under_a_layerwise_rule_is_refused(rule: fa.Rule) -> None:
+    model = Perceptron()
+    fa.attach(model, rule, example_inputs=x)
+    model.fc2 = nn.Linear(7, 6)
+    assert_says(refusal_of(lambda: model(x)), errors.PointNotFiredError, "fc2", "did not fire")
+
+
+@pytest.mark.parametrize("rule", [fa.DFA(), fa.SignDFA(), fa.DRTP(), fa.Shallow()])
+def test_a_layer_unfrozen_after_attach_never_gets_exact_backprop(rule: fa.Rule) -> None:
+    model = Perceptron()
+    model.fc1.requires_grad_(False)
+    fa.attach(model, rule, example_inputs=x)
+    model.fc1.requires_grad_(True)
+    words = ("fc1.weight", "frozen", "ttach again")
+    assert_says(refusal_of(lambda: model(x)), errors.UntaughtLayerError, *words)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_layer_frozen_after_attach_is_left_alone(rule: fa.Rule) -> None:
+    model = Perceptron()
+    fa.attach(model, rule, example_inputs=x)
+    model.fc1.requires_grad_(False)
+    F.cross_entropy(model(x), y).backward()
+    assert model.fc1.weight.grad is None
+    assert model.head.weight.grad.any()
+
+
+@pytest.mark.parametrize("rule", [fa.DFA(), fa.FA(), fa.Backprop()])
+def test_a_forward_that_the_store_would_change_is_refused_or_kept(rule: fa.Rule) -> None:
+    model = TakesItsLastChild()
+    expected = model(x)
+    try:
+        fa.attach(model, rule, example_inputs=x)
+    except errors.AttachError as caught:
+        assert "children" in str(caught)
+        assert not any(name == "feedalign" for name, _ in model.named_modules())
+    assert torch.equal(model(x), expected)
+
+
+class Peeks(Seeded):
+    """The hidden layers also run without gradients within the forward."""
+
+    def build(self) -> None:
+        self.fc1, self.act1, self.head = nn.Linear(NUM_INPUTS, 7), nn.Tanh(), nn.Linear(7, NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            shift = self.act1(self.fc1(x)).mean()
+        return self.head(self.act1(self.fc1(x)) - shift)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_pass_without_gradients_inside_the_forward_works(rule: fa.Rule) -> None:
+    model = Peeks()
+    handle = fa.attach(model, rule, example_inputs=x)
+    F.cross_entropy(model(x), y).backward()
+    if not isinstance(rule, fa.Shallow):
+        assert model.fc1.weight.grad.any()
+    assert all(row.fired is not False for row in handle.describe().rows)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_forward_that_failed_leaves_nothing_behind(rule: fa.Rule) -> None:
+    model, untroubled = Perceptron(), Perceptron()
+    for one in (model, untroubled):
+        fa.attach(one, rule, example_inputs=x)
+    if isinstance(rule, fa.BRSF):
+        untroubled(x)  # a failed forward draws, too
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        model(x[:, :3])
+    for one in (model, untroubled):
+        F.cross_entropy(one(x), y).backward()
+    for one, other in zip(model.parameters(), untroubled.parameters(), strict=True):
+        assert one.grad is None or torch.equal(one.grad, other.grad)
+
+
+def test_sequences_of_another_length_work_where_positions_are_shared() -> None:
+    from attach.models import Tokens
+
+    model = Tokens()
+    fa.attach(model, fa.DFA(), example_inputs=tokens()[0])
+    longer, labels = tokens(length=9)
+    F.cross_entropy(model(longer).flatten(0, 1), labels.flatten()).backward()
+    assert model.fc1.weight.grad.any()
+
+
+def test_the_models_used_here_attach_without_complaint() -> None:
+    fa.attach(Convolutional(), fa.DFA(), example_inputs=images()[0])
+    fa.attach(LeakySkip(), fa.DFA(), example_inputs=x)

@@ -1,0 +1,225 @@
+"""Conformance: every rule of the library passes, and rules that are broken on purpose are told what is wrong."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import feedalign as fa
+from feedalign.rules import DirectRule, LayerwiseRule
+from feedalign.testing import check_rule
+
+
+@pytest.mark.parametrize("rule", fa.ALL_RULES)
+def test_every_rule_conforms(rule: type[fa.Rule]) -> None:
+    check_rule(rule())
+
+
+def sigmoid_loss(output: Tensor, labels: Tensor) -> Tensor:
+    targets = F.one_hot(labels, output.shape[-1]).to(output.dtype)
+    return F.binary_cross_entropy_with_logits(output, targets, reduction="sum") / len(labels)
+
+
+@pytest.mark.parametrize("rule", [fa.SignDFA(link="sigmoid"), fa.DRTP(link="sigmoid")], ids=repr)
+def test_rules_for_another_loss_conform_on_that_loss(rule: fa.Rule) -> None:
+    check_rule(rule, loss=sigmoid_loss)
+
+
+def test_options_are_checked_as_given() -> None:
+    with pytest.raises(AssertionError, match=r"SignDFA.*'other'.*times the loss"):
+        check_rule(fa.SignDFA(link="other"))
+
+
+@dataclass(frozen=True)
+class Direct(DirectRule):
+    """DFA in other words, for its children to break."""
+
+    name: ClassVar[str] = "direct"
+    paper: ClassVar[str] = "none"
+    signal: ClassVar[str] = "e B"
+
+    def broadcast(self, error: Tensor, output: Tensor | None) -> Tensor:
+        return error
+
+
+@dataclass(frozen=True)
+class Layerwise(LayerwiseRule):
+    """FA in other words, for its children to break."""
+
+    name: ClassVar[str] = "layerwise"
+    paper: ClassVar[str] = "none"
+    signal: ClassVar[str] = "delta R"
+
+    def feedback_weight(self, weight: Tensor, drawn: Tensor | None) -> Tensor:
+        return drawn
+
+
+@pytest.mark.parametrize("rule", [Direct(), Layerwise()], ids=repr)
+def test_a_rule_that_someone_else_wrote_conforms(rule: fa.Rule) -> None:
+    check_rule(rule)
+
+
+@dataclass(frozen=True)
+class ForgetsTheLossScale(Direct):
+    def broadcast(self, error: Tensor, output: Tensor | None) -> Tensor:
+        return error.sign()
+
+
+@dataclass(frozen=True)
+class SumsOverTheBatch(Direct):
+    def broadcast(self, error: Tensor, output: Tensor | None) -> Tensor:
+        return error * len(error)
+
+
+@dataclass(frozen=True)
+class DrawsFromTheGlobalState(Direct):
+    def broadcast(self, error: Tensor, output: Tensor | None) -> Tensor:
+        return error * torch.rand(())
+
+
+@dataclass(frozen=True)
+class ReturnsOneColumn(Direct):
+    def broadcast(self, error: Tensor, output: Tensor | None) -> Tensor:
+        return error[..., :1]
+
+
+@dataclass(frozen=True)
+class ReturnsFloat32(Direct):
+    def broadcast(self, error: Tensor, output: Tensor | None) -> Tensor:
+        return error.float()
+
+
+@dataclass(frozen=True)
+class ReturnsNothing(Direct):
+    def broadcast(self, error: Tensor, output: Tensor | None) -> Tensor:
+        return None
+
+
+@dataclass(frozen=True)
+class ChangesTheError(Direct):
+    def broadcast(self, error: Tensor, output: Tensor | None) -> Tensor:
+        return error.mul_(2)
+
+
+@dataclass(frozen=True)
+class CountsItsCalls(Direct):
+    calls: ClassVar[list[int]] = []
+
+    def broadcast(self, error: Tensor, output: Tensor | None) -> Tensor:
+        self.calls.append(1)
+        return error * len(self.calls)
+
+
+@dataclass(frozen=True)
+class GivesUpOnImages(Direct):
+    def for_output(self, link: str | None) -> "GivesUpOnImages":
+        raise ValueError("no output for me")
+
+
+@dataclass(frozen=True)
+class StreamsAnotherSignal(Direct):
+    streams: ClassVar[bool] = True
+    update_locked: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class StreamsWhileLocked(Direct):
+    streams: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class HasNoName(Direct):
+    name: ClassVar[str] = ""
+
+
+@dataclass(frozen=True)
+class IsPerhapsUnbiased(Direct):
+    unbiased: ClassVar[bool] = "perhaps"
+
+
+@dataclass(frozen=True)
+class SaysThatItLearnsFeedback(Direct):
+    learns_feedback: ClassVar[bool] = True
+
+
+class IsNoDataclass(Direct):
+    pass
+
+
+@dataclass(frozen=True)
+class HasNoHash(Direct):
+    sizes: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TransposesItsFeedback(Layerwise):
+    def feedback_weight(self, weight: Tensor, drawn: Tensor | None) -> Tensor:
+        return drawn.transpose(0, 1)
+
+
+@dataclass(frozen=True)
+class ChangesTheWeight(Layerwise):
+    def feedback_weight(self, weight: Tensor, drawn: Tensor | None) -> Tensor:
+        return weight.add_(drawn)
+
+
+@pytest.mark.parametrize(
+    ("rule", "sentence"),
+    [
+        (ForgetsTheLossScale(), "times the loss does not give"),
+        (SumsOverTheBatch(), "a factor of 1/N is lost or added"),
+        (DrawsFromTheGlobalState(), "draws from the global random state"),
+        (ReturnsOneColumn(), r"returns shape \(4, 1\)"),
+        (ReturnsFloat32(), "returns torch.float32"),
+        (ReturnsNothing(), "returns NoneType, not a tensor"),
+        (ChangesTheError(), "changes its arguments"),
+        (CountsItsCalls(), "other numbers for the same arguments"),
+        (GivesUpOnImages(), "raised ValueError: no output for me"),
+        (StreamsAnotherSignal(), "streaming gives other gradients"),
+        (StreamsWhileLocked(), "streams and that its updates are locked"),
+        (HasNoName(), "does not declare 'name'"),
+        (IsPerhapsUnbiased(), "declares unbiased = 'perhaps'"),
+        (SaysThatItLearnsFeedback(), "declares learns_feedback = True"),
+        (IsNoDataclass(), "no @dataclass"),
+        (HasNoHash(), "unhashable"),
+        (TransposesItsFeedback(), "feedback_weight returns shape"),
+        (ChangesTheWeight(), "feedback_weight changes its arguments"),
+        (fa.DFA, "no feedalign.Rule"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, fa.Rule) else "",
+)
+def test_a_broken_rule_is_told_what_is_wrong(rule: fa.Rule, sentence: str) -> None:
+    with pytest.raises(AssertionError, match=sentence):
+        check_rule(rule)
+
+
+def test_a_library_that_forgets_to_remove_its_feedback_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fa.Handle, "remove", lambda self: None)
+    with pytest.raises(AssertionError, match="removing leaves"):
+        check_rule(fa.DFA())
+
+
+def test_an_output_layer_that_is_not_exact_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    from feedalign.broadcast import Broadcast
+
+    original = Broadcast.backward
+
+    def scaled(ctx: object, error: Tensor) -> tuple[Tensor | None, ...]:
+        return original(ctx, 1.001 * error)
+
+    monkeypatch.setattr(Broadcast, "backward", staticmethod(scaled))
+    with pytest.raises(AssertionError, match="output layer's gradient is not exact"):
+        check_rule(fa.DFA())
+
+
+def test_feedback_that_does_not_travel_with_the_state_dict_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    from feedalign.store import FeedbackStore
+
+    monkeypatch.setattr(
+        FeedbackStore, "keep", lambda self, key, feedback: self.register_buffer(key, feedback, persistent=False)
+    )
+    with pytest.raises(AssertionError, match="after load_state_dict"):
+        check_rule(fa.DFA())
