@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from sybil import Sybil
-from sybil.integration.pytest import SybilItem
-from sybil.parsers.myst import PythonCodeBlockParser, SkipParser
+from sybil.parsers.myst import PythonCodeBlockParser
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).parent
 
@@ -30,8 +30,8 @@ def end_page(namespace: dict[str, Any]) -> None:
 
 
 pytest_collect_file = Sybil(
-    parsers=[PythonCodeBlockParser(doctest_optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE), SkipParser()],
-    patterns=["README.md", "docs/*.md"],
+    parsers=[PythonCodeBlockParser(doctest_optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)],
+    patterns=["README.md", "docs/*.md", "docs/decisions/*.md"],
     excludes=["docs/_build/*"],
     path=str(ROOT),
     setup=start_page,
@@ -39,9 +39,15 @@ pytest_collect_file = Sybil(
 ).pytest()
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the examples of one page in one process: they share their names."""
-    for item in items:
-        if isinstance(item, SybilItem):
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
+class PageScheduling(LoadScopeScheduling):
+    """Under -n: the examples of one page stay in one process, since they share their names; tests go one by one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        """Return what a test is scheduled together with."""
+        page = nodeid.partition("::")[0]
+        return page if page.endswith(".md") else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> PageScheduling | None:
+    """Schedule by page, unless another way was asked for."""
+    return PageScheduling(config, log) if config.getvalue("dist") == "load" else None

@@ -41,6 +41,25 @@ class CommandOutput(SphinxDirective):
         return [block]
 
 
+def leave_out_arguments(
+    app: Sphinx, what: str, name: str, obj: object, options: dict[str, object], lines: list[str]
+) -> None:
+    """Drop the constructor's arguments of what `attach` alone makes.
+
+    Args:
+        app: The application.
+        what: The kind of the object.
+        name: Its qualified name.
+        obj: The object itself.
+        options: Options of the directive.
+        lines: The docstring; changed in place.
+    """
+    if name == "feedalign.Handle" and "Args:" in lines:
+        start = lines.index("Args:")
+        end = next((i for i in range(start + 1, len(lines)) if lines[i] and not lines[i].startswith(" ")), len(lines))
+        del lines[start:end]
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directives.
 
@@ -52,4 +71,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """
     app.add_directive("rules-table", RulesTable)
     app.add_directive("command-output", CommandOutput)
+    # Before napoleon, which turns the section into a list of fields.
+    app.connect("autodoc-process-docstring", leave_out_arguments, priority=400)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -42,9 +42,9 @@ def rules_in_full() -> str:
 
 
 def _summary(rule: type[fa.Rule]) -> str:
-    """The first sentence of a docstring, without the rule's own name before a colon."""
+    """The first paragraph of a docstring, as one line."""
     sentence = " ".join((rule.__doc__ or "").strip().split("\n\n")[0].split())
-    return sentence.replace("|", "\\|").rstrip(".")
+    return sentence.rstrip(".")
 
 
 def comparison(record: Record) -> str:
@@ -128,7 +128,7 @@ def _bench_caption(record: Record) -> str:
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def _number(value: float | None, digits: int, unit: str = "") -> str:

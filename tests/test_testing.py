@@ -114,8 +114,8 @@ class CountsItsCalls(Direct):
 
 
 @dataclass(frozen=True)
-class GivesUpOnImages(Direct):
-    def for_output(self, link: str | None) -> "GivesUpOnImages":
+class GivesUp(Direct):
+    def for_output(self, link: str | None) -> "GivesUp":
         raise ValueError("no output for me")
 
 
@@ -177,7 +177,7 @@ class ChangesTheWeight(Layerwise):
         (ReturnsNothing(), "returns NoneType, not a tensor"),
         (ChangesTheError(), "changes its arguments"),
         (CountsItsCalls(), "other numbers for the same arguments"),
-        (GivesUpOnImages(), "raised ValueError: no output for me"),
+        (GivesUp(), "raised ValueError: no output for me"),
         (StreamsAnotherSignal(), "streaming gives other gradients"),
         (StreamsWhileLocked(), "streams and that its updates are locked"),
         (HasNoName(), "does not declare 'name'"),

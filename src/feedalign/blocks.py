@@ -62,6 +62,17 @@ def _layers(model: nn.Module, probe: Probe) -> dict[int, Call]:
     return found
 
 
+_PRODUCTS = {f"{op}Backward0" for op in ("Addmm", "Mm", "Bmm", "Baddbmm", "Convolution", "Linear", "MkldnnLinear")}
+_RESHAPES = {f"{op}Backward0" for op in ("T", "Transpose", "Permute", "View", "UnsafeView", "Expand", "Unsqueeze")}
+
+
+def _is_weight(node: Node | None) -> bool:
+    """Whether an operand of a product is a parameter, perhaps transposed: a layer written as a function."""
+    while node is not None and node.name() in _RESHAPES:
+        node = node.next_functions[0][0]
+    return hasattr(node, "variable")
+
+
 def _reached(
     root: Node | None, stops: set[int], probe: Probe, layers: dict[int, Call]
 ) -> tuple[set[str], tuple[Node, ...]]:
@@ -88,7 +99,9 @@ def _reached(
             inputs = {id(source) for source in call.input_nodes if source is not None}
             reached |= _reached(node, inputs, probe, {})[0]
             continue
-        waiting.extend(child for child, _ in node.next_functions)
+        children = [child for child, _ in node.next_functions if child is not None]
+        weights = [child for child in children if _is_weight(child)] if layers and node.name() in _PRODUCTS else []
+        waiting.extend(weights or children)
     return reached, tuple(node for node in seen.values() if not hasattr(node, "variable"))
 
 

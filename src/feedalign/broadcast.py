@@ -12,7 +12,7 @@ from feedalign.errors import FeedbackShapeError
 from feedalign.feedback import Projection
 from feedalign.placement import Placement, features_last
 from feedalign.rules.base import DirectRule
-from feedalign.transforms import inside_transform
+from feedalign.transforms import is_batched
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Plan:
 
     def check(self, error: Tensor, output: Tensor | None) -> None:
         """Let each rule look at the error: at backward 1, 2, 4, 8 and so on, since looking costs a wait on a GPU."""
-        if torch.compiler.is_compiling() or inside_transform():
+        if torch.compiler.is_compiling() or is_batched(error):
             return
         self.num_backwards += 1
         if self.num_backwards & (self.num_backwards - 1):

@@ -136,8 +136,8 @@ class Circuit:
         for name, parameter in self.frozen.items():
             if parameter.requires_grad:
                 raise UntaughtLayerError(
-                    f"{name} was frozen when the rule was attached and is trainable now; remove the rule and attach it "
-                    "again, so that a feedback point teaches it."
+                    f"{name} was frozen when the rule was attached and is trainable now; remove the rule and "
+                    "attach it again, so that a feedback point teaches it."
                 )
 
     def count(self, module: str) -> int:
@@ -233,9 +233,9 @@ class Circuit:
         """
         if not self.listening or not self.is_open or self.delivered:
             return None
+        self.fired = tuple(self.counts)
         self._refuse_missing()
         taps, self.taps = self.taps, {}
-        self.fired = tuple(self.counts)
         self.delivered = True
         plan = self.plan if self.stream is None else self.plan_beside_stream
         if plan.receivers:

@@ -232,7 +232,8 @@ def counter_uniform(shape: Shape, seed: Tensor, counter: Tensor) -> Tensor:
     for word in (seed >> 32, counter & _LOW32, counter >> 32):
         key = _mix32(key ^ word)
     index = torch.arange(math.prod(shape), device=seed.device, dtype=torch.int64)
-    bits = _mix32(_mix32((index + key) & _LOW32) ^ _mix32(key))
+    # Two keys: with one, an index of zero would cancel it.
+    bits = _mix32(_mix32((index + key) & _LOW32) ^ _mix32(key ^ 0x9E3779B9))
     unit = (bits >> 8).to(torch.float32) * 2.0**-24
     return ((2 * unit - 1) / math.sqrt(math.prod(shape[1:]))).reshape(shape)
 

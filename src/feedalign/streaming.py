@@ -48,6 +48,8 @@ class Stream:
             TargetsError: Targets or scale are of the wrong type or shape, or outside the classes.
         """
         rows = as_rows(targets, self.num_outputs)
+        if scale is not None and not isinstance(scale, (int, float, Tensor)):
+            raise TargetsError(f"scale is {type(scale).__name__}; give one number or one per target, as a tensor.")
         if isinstance(scale, Tensor) and scale.dim() > 0:
             if scale.numel() != rows.shape[0]:
                 raise TargetsError(
@@ -177,11 +179,10 @@ def as_rows(targets: object, num_outputs: int) -> Tensor:
             )
         return targets.flatten(0, -2)
     rows = targets.reshape(-1).long()
-    if num_outputs == 1:
-        return rows.unsqueeze(-1)
-    if rows.numel() and (int(rows.min()) < 0 or int(rows.max()) >= num_outputs):
+    last = max(num_outputs - 1, 1)
+    if rows.numel() and (int(rows.min()) < 0 or int(rows.max()) > last):
         raise TargetsError(
-            f"Targets run from {int(rows.min())} to {int(rows.max())}, but the output has classes 0 to "
-            f"{num_outputs - 1}. To leave samples out, give any valid class and a scale of 0 for them."
+            f"Targets run from {int(rows.min())} to {int(rows.max())}, but the output has classes 0 to {last}. "
+            "To leave samples out, give any valid class and a scale of 0 for them."
         )
-    return rows
+    return rows if num_outputs > 1 else rows.unsqueeze(-1)

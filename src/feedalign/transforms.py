@@ -6,12 +6,18 @@ Torch has no public way to ask; each question is asked in one place, here.
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 
 def inside_transform() -> bool:
     """Whether a `torch.func` transform (vmap, grad, ...) is running: values cannot be looked at."""
     return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def is_batched(tensor: Tensor) -> bool:
+    """Whether a tensor stands for a batch of them under `torch.func.vmap`, so that its values cannot be looked at."""
+    return torch._C._functorch.is_batchedtensor(tensor)
 
 
 def inside_backward() -> bool:

@@ -93,7 +93,11 @@ def _describe(options: DescribeOptions) -> int:
     network = options.network or data_setting(options.data).network
     setting = rule_setting(options.data, network, options.rule)
     spec = LearnerSpec(options.rule, network, setting.learning_rate, setting.weight_init)
-    description = make_learner(spec, data.load(options.data)).handle.describe()
+    dataset = data.load(options.data)
+    learner = make_learner(spec, dataset)
+    # One step, so that the table can say which points fired.
+    learner.step(dataset.x_train[:2], dataset.encode(dataset.y_train[:2]))
+    description = learner.handle.describe()
     print(to_json(description.to_dict()) if options.json else description)
     return _EXIT_OK
 

@@ -57,9 +57,9 @@ def rules_table() -> Table:
     """All rules with what they need and what they are free of."""
     table = Table(title="learning rules")
     table.add_column("rule", no_wrap=True)
-    for heading in ("update locked", "weight transport", "learns feedback", "unbiased"):
+    for heading in ("update\nlocked", "weight\ntransport", "learns\nfeedback", "unbiased"):
         table.add_column(heading, justify="center")
-    table.add_column("what it does")
+    table.add_column("what it does", ratio=1)
     table.add_column("paper")
     for rule in fa.ALL_RULES:
         facts = (rule.update_locked, rule.weight_transport, rule.learns_feedback, rule.unbiased)

@@ -82,7 +82,7 @@ _TABLE_3_FULLY_CONNECTED = ("fc1-500", "fc1-1000", "fc2-500", "fc2-1000")
 
 _TUNED: Mapping[tuple[str, str], Mapping[str, float]] = {
     ("digits", "fc2-20"): {
-        "backprop": 5e-3, "shallow": 5e-2, "fa": 5e-3, "usf": 5e-3, "brsf": 5e-3, "frsf": 5e-3,
+        "backprop": 5e-3, "shallow": 1.5e-1, "fa": 5e-3, "usf": 5e-3, "brsf": 1.5e-2, "frsf": 5e-3,
         "dfa": 5e-3, "sign-dfa": 5e-3, "drtp": 1.5e-2,
     },
     ("mnist", "fc1-500"): {"usf": 1.5e-4, "brsf": 1.5e-4, "frsf": 1.5e-4},

@@ -11,9 +11,7 @@ import feedalign as fa
 from attach.model_state import left_as_it_was
 
 
-def assert_refused(
-    model: nn.Module, error: type[Exception], *words: str, rule: Any = None, **arguments: Any
-) -> None:
+def assert_refused(model: nn.Module, error: type[Exception], *words: str, rule: Any = None, **arguments: Any) -> None:
     """Attach and expect exactly this error, with these words in its sentence; the model must not have changed."""
     with left_as_it_was(model), pytest.raises(fa.errors.FeedalignError) as caught:
         fa.attach(model, fa.DFA() if rule is None else rule, **arguments)

@@ -6,8 +6,17 @@ from torch import nn
 from torch.nn import functional as F
 
 import feedalign as fa
-from attach.models import Convolutional, Perceptron, SharedActivation, SharedLinear, TakesBranch, Tokens
-from attach.models import batch, images, tokens
+from attach.models import (
+    Convolutional,
+    Perceptron,
+    SharedActivation,
+    SharedLinear,
+    TakesBranch,
+    Tokens,
+    batch,
+    images,
+    tokens,
+)
 
 x, y = batch()
 

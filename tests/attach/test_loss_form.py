@@ -20,7 +20,7 @@ RULES = [fa.DRTP, fa.SignDFA]
 OTHER_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
     "squared error": lambda a: F.mse_loss(a, one_hot),
     "absolute error": lambda a: F.l1_loss(a, one_hot),
-    "label smoothing": lambda a: F.cross_entropy(a, y, label_smoothing=0.2),
+    "label smoothing": lambda a: F.cross_entropy(a, y, label_smoothing=0.4),
     "soft targets": lambda a: F.cross_entropy(a, torch.full((6, 3), 1 / 3)),
     "binary cross-entropy": lambda a: F.binary_cross_entropy_with_logits(a, one_hot),
     "margin": lambda a: F.multi_margin_loss(a, y),
@@ -40,6 +40,7 @@ RIGHT_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def step(rule: fa.Rule, loss: Callable[[Tensor], Tensor], scale: float = 1.0) -> nn.Module:
+    """One backward of a model whose predictions are near uniform (scale 1) or confident (scale 30)."""
     model = Perceptron()
     with torch.no_grad():
         model.head.weight.mul_(scale)
@@ -52,7 +53,7 @@ def step(rule: fa.Rule, loss: Callable[[Tensor], Tensor], scale: float = 1.0) ->
 @pytest.mark.parametrize("loss", OTHER_LOSSES.values(), ids=OTHER_LOSSES)
 def test_other_losses_are_refused(rule: type[fa.DRTP], loss: Callable[[Tensor], Tensor]) -> None:
     with pytest.raises(errors.FeedalignError) as caught:
-        step(rule(), loss)
+        step(rule(), loss, scale=10.0)
     words = (rule.__name__, "not of this form", f"fa.{rule.__name__}(link='sigmoid')", "fa.DFA()", "handle.targets(y)")
     assert_says(caught.value, errors.ErrorFormError, *words)
 
@@ -64,6 +65,24 @@ def test_cross_entropy_of_any_scale_is_accepted(
     rule: type[fa.DRTP], loss: Callable[[Tensor], Tensor], scale: float
 ) -> None:
     assert step(rule(), loss, scale).fc1.weight.grad.any()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_label_smoothing_is_noticed_while_training(rule: type[fa.DRTP]) -> None:
+    """With uniform predictions a smoothed error has the form of a hard one; it must not pass for good."""
+    model = Perceptron()
+    nn.init.zeros_(model.head.weight)
+    fa.attach(model, rule(), example_inputs=x)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+
+    def train() -> None:
+        for _ in range(300):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y, label_smoothing=0.4).backward()
+            optimizer.step()
+
+    with pytest.raises(errors.ErrorFormError):
+        train()
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -88,13 +107,14 @@ def test_sign_dfa_takes_any_loss_when_told_so() -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_an_unknown_link_is_refused(rule: type[fa.DRTP]) -> None:
-    with pytest.raises(errors.FeedalignError, match="softmax"):
-        step(rule(link="sofmax"), RIGHT_LOSSES["mean"])
+    with pytest.raises(errors.AttachError, match=r"(?s)sofmax.*softmax.*sigmoid"):
+        fa.attach(Perceptron(), rule(link="sofmax"), example_inputs=x)
 
 
-def test_an_unknown_layout_of_positions_is_refused() -> None:
-    with pytest.raises(errors.FeedalignError, match="shared"):
-        step(fa.DFA(positions="share"), RIGHT_LOSSES["mean"])
+@pytest.mark.parametrize("rule", [fa.DFA, *RULES])
+def test_an_unknown_layout_of_positions_is_refused(rule: type[fa.DFA]) -> None:
+    with pytest.raises(errors.AttachError, match=r"(?s)share.*auto.*shared.*full"):
+        fa.attach(Perceptron(), rule(positions="share"), example_inputs=x)
 
 
 @pytest.mark.parametrize("rule", RULES)

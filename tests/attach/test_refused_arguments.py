@@ -85,7 +85,8 @@ def test_an_empty_list_of_points_is_refused() -> None:
 
 @pytest.mark.parametrize("points", [3, [3], {"act1": 1, "act2": 3.0}.values()])
 def test_points_of_no_known_kind_are_refused(points: Any) -> None:
-    assert_refused(Perceptron(), errors.AttachError, "points=", "names", "types", example_inputs=x, points=points)
+    words = ("points=", "names", "types", "predicate")
+    assert_refused(Perceptron(), errors.AttachError, *words, example_inputs=x, points=points)
 
 
 def test_the_output_layer_is_no_feedback_point() -> None:

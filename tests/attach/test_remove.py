@@ -33,7 +33,7 @@ def test_removal_leaves_nothing_behind(make: type[nn.Module], rule: fa.Rule) -> 
     model = make()
     with left_as_it_was(model):
         handle = fa.attach(model, rule, example_inputs=x)
-        assert list(model.state_dict()) != [] and any(n.endswith("feedalign") for n, _ in model.named_modules())
+        assert any(name.endswith("feedalign") for name, _ in model.named_modules())
         handle.remove()
     output = model(x)
     assert output.grad_fn is not None

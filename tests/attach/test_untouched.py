@@ -9,8 +9,18 @@ from torch.nn import functional as F
 
 import feedalign as fa
 from attach.model_state import assert_same_tensors, state_of
-from attach.models import Convolutional, Perceptron, Regularised, RunsItsChildren, Tokens, Wrapper, batch, images
-from attach.models import sequential, tokens
+from attach.models import (
+    Convolutional,
+    Perceptron,
+    Regularised,
+    RunsItsChildren,
+    Tokens,
+    Wrapper,
+    batch,
+    images,
+    sequential,
+    tokens,
+)
 
 x, y = batch()
 RULES = [rule() for rule in fa.ALL_RULES]

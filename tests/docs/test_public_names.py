@@ -11,7 +11,8 @@ import pytest
 import feedalign as fa
 
 ROOT = Path(__file__).parents[2]
-DIRECTIVE = re.compile(r"^\.\. auto(\w+):: feedalign\.([\w.]+)$", re.MULTILINE)
+DIRECTIVE = re.compile(r"^\.\. auto(\w+):: feedalign\.([\w.]+)(?:\(\))?$", re.MULTILINE)
+LINK = re.compile(r"\{py:\w+\}`~?feedalign\.([\w.]+)`")
 
 
 def documented() -> set[str]:
@@ -54,8 +55,10 @@ def test_is_in_the_reference(name: str) -> None:
     assert name in documented()
 
 
-def test_the_reference_names_nothing_that_is_not_there() -> None:
-    for name in documented():
+def test_the_pages_name_nothing_that_is_not_there() -> None:
+    linked = {name for page in (ROOT / "docs").glob("*.md") for name in LINK.findall(page.read_text(encoding="utf-8"))}
+    assert linked
+    for name in documented() | linked:
         assert look_up(name) is not None
 
 

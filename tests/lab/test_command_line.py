@@ -256,6 +256,7 @@ def test_describe_shows_the_layers(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["describe", "--rule", "dfa", "--network", "fc2-8", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert [row["layer"] for row in rows] == ["fc1", "fc2", "fc3"]
+    assert rows[0]["fired"]
 
 
 def test_describe_unknown_rule(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self, get_args
 
 from torch import Tensor
 
+from feedalign.errors import AttachError
 from feedalign.feedback import Draw, KaimingUniform
 
 Link = Literal["softmax", "sigmoid", "other"]
 Positions = Literal["auto", "shared", "full"]
+
+
+def refuse_unknown(rule: str, option: str, value: object, known: tuple[str, ...]) -> None:
+    """Raise AttachError for an option's value that does not exist."""
+    if value not in known:
+        choices = ", ".join(repr(choice) for choice in known)
+        raise AttachError(f"fa.{rule}({option}={value!r}): no such choice; give one of {choices}.")
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,9 @@ class DirectRule(Rule):
     """
 
     positions: Positions = "auto"
+
+    def __post_init__(self) -> None:
+        refuse_unknown(type(self).__name__, "positions", self.positions, get_args(Positions))
 
     default_draw: ClassVar[Draw] = KaimingUniform()
     streams: ClassVar[bool] = False

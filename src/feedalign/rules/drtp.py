@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 
 from torch import Tensor
 
-from feedalign.rules.base import DirectRule, Link
+from feedalign.rules.base import DirectRule, Link, refuse_unknown
 from feedalign.rules.targets_from_error import check_form, read_targets
 
 
@@ -47,6 +47,11 @@ class DRTP(DirectRule):
     update_locked: ClassVar[bool] = False
     streams: ClassVar[bool] = True
     reads_output: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.link is not None:
+            refuse_unknown(type(self).__name__, "link", self.link, ("softmax", "sigmoid"))
 
     def broadcast(self, error: Tensor, output: Tensor | None) -> Tensor:
         """Return `-s * Y`, `[..., C]`."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import ClassVar, Self, get_args
 
 from torch import Tensor
 
-from feedalign.rules.base import DirectRule, Link
+from feedalign.rules.base import DirectRule, Link, refuse_unknown
 from feedalign.rules.targets_from_error import check_form, read_targets
 
 
@@ -37,6 +37,11 @@ class SignDFA(DirectRule):
     paper: ClassVar[str] = "Frenkel et al. 2021"
     signal: ClassVar[str] = "s sign(e) B"
     reads_output: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.link is not None:
+            refuse_unknown(type(self).__name__, "link", self.link, get_args(Link))
 
     def broadcast(self, error: Tensor, output: Tensor | None) -> Tensor:
         """Return `s * sign(error)`, `[..., C]`."""

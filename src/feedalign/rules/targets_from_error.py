@@ -7,8 +7,9 @@ from torch import Tensor
 
 from feedalign.errors import ErrorFormError
 
-# Errors in bfloat16 are off by 2^-8; a wrong link by a third and more.
-FORM_TOLERANCE = 0.05
+# What rounding may do to an error's form, as a fraction of its norm: a thousandth, or 8 roundings of half precision.
+FORM_TOLERANCE = 1e-3
+ROUNDINGS = 8
 
 
 def read_targets(error: Tensor, output: Tensor, link: str) -> tuple[Tensor, Tensor]:
@@ -66,7 +67,8 @@ def check_form(error: Tensor, output: Tensor, link: str, rule: str) -> None:
     targets, scale = read_targets(error, output, link)
     prediction = output.softmax(-1) if link == "softmax" else output.sigmoid()
     misfit = (error - scale * (prediction - targets)).norm()
-    if bool(misfit <= FORM_TOLERANCE * error.norm()):
+    tolerance = max(FORM_TOLERANCE, ROUNDINGS * torch.finfo(error.dtype).eps)
+    if bool(misfit <= tolerance * error.norm()):
         return
     other = "sigmoid" if link == "softmax" else "softmax"
     raise ErrorFormError(

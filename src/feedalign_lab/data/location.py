@@ -89,10 +89,9 @@ def _fetch(archive: Archive, folder: Path, looked_in: Sequence[Path]) -> None:
 def _missing_sentence(archive: Archive, folder: Path, looked_in: Sequence[Path], error: Exception) -> str:
     """The one sentence that names the file, the folders, the variable and the address."""
     places = [str(root / archive.folder) for root in looked_in] + [str(folder)]
-    wanted = archive.files[0] if len(archive.files) == 1 else f"{archive.files[0]} and its companions"
     state = "" if looked_in else f" ({VARIABLE} is not set)"
+    by_hand = "download and unpack it there" if archive.is_tar else "download it there"
     return (
-        f"{wanted} is not in {' nor in '.join(places)}{state} and could not be fetched from {archive.url} "
-        f"({type(error).__name__}): download it there yourself, or set {VARIABLE} to a folder "
-        f"that holds {archive.folder}/."
+        f"No {archive.files[0]} in {' nor in '.join(places)}{state}, and {archive.url} could not be fetched "
+        f"({type(error).__name__}): {by_hand} yourself, or set {VARIABLE} to a folder that holds {archive.folder}/."
     )
