@@ -309,9 +309,7 @@ def test_a_projection_of_the_wrong_shape_is_refused() -> None:
 def test_a_projection_is_refused_by_layer_wise_rules() -> None:
     problem = Problem()
     with pytest.raises(AttachError, match="direct rules"):
-        fa.attach(
-            problem.model(), fa.FA(), example_inputs=problem.inputs(), feedback=fa.Projection(lambda v, point: v)
-        )
+        fa.attach(problem.model(), fa.FA(), example_inputs=problem.inputs(), feedback=fa.Projection(lambda v, point: v))
 
 
 # The draw that is a pure function of a seed and a counter.

@@ -121,7 +121,7 @@ class Handle:
             raise StreamingError(
                 "Two signals of this model share a part of its graph (points on one activation, or a skip connection "
                 "that no point cuts; see handle.describe()), so that no layer's graph can be freed in the forward. "
-                "Let the rule learn from the error, or choose other points with points=."
+                "Let the rule learn from the error (handle.targets(None)), or choose other points with points=."
             )
         stream = self._circuit.stream or Stream(self._num_outputs)
         stream.give(targets, scale)

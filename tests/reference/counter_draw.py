@@ -1,7 +1,7 @@
 """A counter-based uniform draw in Python's own integers: what every draw of BRSF must be.
 
 A bijection of 32-bit words (two xor-shift-multiply rounds) hashes the seed and the counter into a key, word by word,
-then each entry's index, keyed before and after its first round.
+then each entry's index, keyed before its first round and, with another key, after it.
 """
 
 import math
@@ -24,6 +24,6 @@ def draw(shape: tuple[int, ...], seed: int, counter: int) -> Tensor:
     for number in (seed, counter):
         for word in (number & _MASK, number >> 32):
             key = mix32(key ^ word)
-    hashes = [mix32(mix32((index + key) & _MASK) ^ mix32(key)) for index in range(math.prod(shape))]
+    hashes = [mix32(mix32((index + key) & _MASK) ^ mix32(key ^ 0x9E3779B9)) for index in range(math.prod(shape))]
     numerators = torch.tensor([2 * (bits >> 8) * 2.0**-24 - 1 for bits in hashes], dtype=torch.float64)
     return (numerators.float() / math.sqrt(math.prod(shape[1:]))).reshape(shape).double()

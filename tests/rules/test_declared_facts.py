@@ -86,7 +86,9 @@ def test_update_locked_is_that_hidden_layers_wait_for_the_backward(rule: type[fa
     waiting = [name for name in HIDDEN if at_output[0][name] is None and after[name] is not None]
     assert bool(waiting) == rule.update_locked
     if not rule.update_locked:
-        assert all(after[name] is at_output[0][name] is None or after[name].equal(at_output[0][name]) for name in HIDDEN)
+        assert all(
+            after[name] is at_output[0][name] is None or after[name].equal(at_output[0][name]) for name in HIDDEN
+        )
 
 
 @every_rule

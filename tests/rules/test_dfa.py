@@ -78,9 +78,7 @@ def test_an_output_without_an_axis_is_one_number_per_sample() -> None:
     assert_agree(found, gradients_after_step(model, problem))
 
 
-def rows_by_hand(
-    model: nn.Module, x: Tensor, labels: Tensor, feedback: dict[str, Tensor]
-) -> dict[str, Tensor | None]:
+def rows_by_hand(model: nn.Module, x: Tensor, labels: Tensor, feedback: dict[str, Tensor]) -> dict[str, Tensor | None]:
     """Every position of every sample as a sample of its own, under the mean cross-entropy over all of them."""
     net, rows = by_hand(model, "tanh"), x.reshape(-1, x.shape[-1])
     passed = perceptron.forward(net, rows)
@@ -156,7 +154,6 @@ def test_positions_count_as_features_where_the_rule_says_so() -> None:
     error = error_at_output("cross_entropy", output, one_hot(labels, 4), 1 / 3)
     delta = (error @ feedback).reshape(3, 6, 7) * (1 - hidden**2)
     assert_agree({"w": found["fc1.weight"]}, {"w": torch.einsum("ntd,nti->di", delta, x)})
-
 
 
 @pytest.mark.parametrize("positions", ["auto", "full"])

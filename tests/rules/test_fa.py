@@ -102,9 +102,7 @@ LAYERS: list[Any] = [
         (2, 4, 3, 4, 5),
         id="conv3d all",
     ),
-    pytest.param(
-        lambda: nn.Conv3d(4, 6, 3, padding=1, padding_mode="circular"), (2, 4, 3, 4, 5), id="conv3d circular"
-    ),
+    pytest.param(lambda: nn.Conv3d(4, 6, 3, padding=1, padding_mode="circular"), (2, 4, 3, 4, 5), id="conv3d circular"),
 ]
 
 
