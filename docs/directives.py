@@ -41,19 +41,8 @@ class CommandOutput(SphinxDirective):
         return [block]
 
 
-def leave_out_arguments(
-    app: Sphinx, what: str, name: str, obj: object, options: dict[str, object], lines: list[str]
-) -> None:
-    """Drop the constructor's arguments of what `attach` alone makes.
-
-    Args:
-        app: The application.
-        what: The kind of the object.
-        name: Its qualified name.
-        obj: The object itself.
-        options: Options of the directive.
-        lines: The docstring; changed in place.
-    """
+def _leave_out_arguments(_app: Sphinx, _what: str, name: str, _obj: object, _options: object, lines: list[str]) -> None:
+    """Drop the constructor's arguments, in place, from the docstring of what `attach` alone makes."""
     if name == "feedalign.Handle" and "Args:" in lines:
         start = lines.index("Args:")
         end = next((i for i in range(start + 1, len(lines)) if lines[i] and not lines[i].startswith(" ")), len(lines))
@@ -72,5 +61,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("rules-table", RulesTable)
     app.add_directive("command-output", CommandOutput)
     # Before napoleon, which turns the section into a list of fields.
-    app.connect("autodoc-process-docstring", leave_out_arguments, priority=400)
+    app.connect("autodoc-process-docstring", _leave_out_arguments, priority=400)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

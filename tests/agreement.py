@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from importlib import import_module
 
 import torch
-from problems import Problem, by_hand
-from reference import brsf, perceptron
-from reference.losses import error_at_output
 from torch import Tensor, nn
 
 import feedalign as fa
 from feedalign.rules import DirectRule, LayerwiseRule
+from problems import Problem, by_hand
+from reference import brsf, perceptron
+from reference.losses import error_at_output
 
 Gradients = Mapping[str, Tensor | None]
 

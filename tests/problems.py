@@ -4,13 +4,13 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 
 import torch
-from reference.convolutional import ConvNet
-from reference.losses import error_at_output, one_hot, sample_scale
-from reference.perceptron import Perceptron
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import feedalign as fa
+from reference.convolutional import ConvNet
+from reference.losses import error_at_output, one_hot, sample_scale
+from reference.perceptron import Perceptron
 
 NONLINEARITIES: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,

@@ -4,15 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from agreement import compare, rule_for
-from problems import Problem
 
 import feedalign as fa
+from agreement import compare, rule_for
 from feedalign.broadcast import Receiver
 from feedalign.circuit import Circuit
 from feedalign.linear_like import LinearAdjoint
 from feedalign.rules import DirectRule, LayerwiseRule
 from feedalign.streaming import Stream
+from problems import Problem
 
 Patch = pytest.MonkeyPatch
 
@@ -28,7 +28,7 @@ SIGNALS: list[Any] = [
 
 def assert_killed(rule: type[fa.Rule], problem: Problem, streaming: bool = False) -> None:
     """The comparison that has just passed fails on an unequal gradient."""
-    with pytest.raises(AssertionError, match="not close|has no gradient|should have none"):
+    with pytest.raises(AssertionError, match=r"not close|has no gradient|should have none"):
         compare(rule_for(rule, problem), problem, streaming=streaming)
 
 

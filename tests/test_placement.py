@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import draw
 from torch import Tensor
 
 from feedalign.errors import AmbiguousShapeError, FeedbackShapeError
 from feedalign.placement import FeatureAxis, Placement, Signature, features_last, place
+from problems import draw
 
 
 def settle(

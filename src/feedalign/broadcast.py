@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from feedalign.errors import FeedbackShapeError
+from feedalign.errors import ErrorFormError, FeedbackShapeError
 from feedalign.feedback import Projection
 from feedalign.placement import Placement, features_last
 from feedalign.rules.base import DirectRule
@@ -70,15 +70,31 @@ class Plan:
         return features_last(tensor, self.receivers[0].placement.error_axis)
 
     def check(self, error: Tensor, output: Tensor | None) -> None:
-        """Let each rule look at the error: at backward 1, 2, 4, 8 and so on, since looking costs a wait on a GPU."""
-        if torch.compiler.is_compiling() or is_batched(error):
+        """Let each rule look at the error: in eager code at backward 1, 2, 4, 8 ..., since looking waits for a GPU.
+
+        Args:
+            error: dL/dy, features last.
+            output: y, features last; None where no rule reads it.
+
+        Raises:
+            ErrorFormError: A rule cannot be computed from this error. Compiled code raises RuntimeError instead.
+        """
+        compiling = torch.compiler.is_compiling()
+        if not compiling and (is_batched(error) or not self._is_due()):
             return
+        for rule, _ in self.groups:
+            required = rule.requirement(error, output)
+            if required is None:
+                continue
+            holds, otherwise = required
+            if compiling:
+                torch._assert_async(holds, otherwise)
+            elif not bool(holds):
+                raise ErrorFormError(otherwise)
+
+    def _is_due(self) -> bool:
         self.num_backwards += 1
-        if self.num_backwards & (self.num_backwards - 1):
-            return
-        if bool(error.isfinite().all()) and bool(error.any()):
-            for rule, _ in self.groups:
-                rule.check(error, output)
+        return self.num_backwards & (self.num_backwards - 1) == 0
 
 
 class Broadcast(torch.autograd.Function):

@@ -23,6 +23,7 @@ from feedalign.report import report
 from feedalign.rules.base import DirectRule, LayerwiseRule, Rule
 from feedalign.store import CHILD_NAME, FeedbackStore, key_of
 from feedalign.supply import Source, supply
+from feedalign.transforms import forget_compiled_code
 
 
 def build(plan: Blueprint, source: Source, draws: Generator) -> Handle:
@@ -61,6 +62,7 @@ def build(plan: Blueprint, source: Source, draws: Generator) -> Handle:
     host = _host(plan)
     host.add_module(CHILD_NAME, store)
     hooks = _hook(plan, circuit, keys)
+    forget_compiled_code()
     rules = tuple(dict.fromkeys(plan.rules.values()))
     signature = plan.site.signature
     num_outputs = signature.features() if len(signature.shape) > 1 else 1

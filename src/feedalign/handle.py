@@ -17,6 +17,7 @@ from feedalign.errors import AttachError, StreamingError, TargetsError
 from feedalign.rules.base import Rule
 from feedalign.store import CHILD_NAME, FeedbackStore
 from feedalign.streaming import Stream
+from feedalign.transforms import forget_compiled_code
 
 ATTACHED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 """Models with a rule attached in this process; copies of them are not listed."""
@@ -150,6 +151,7 @@ class Handle:
             delattr(self._host, CHILD_NAME)
         self._attached = False
         ATTACHED.discard(self.model)
+        forget_compiled_code()
 
     def _refuse_removed(self) -> None:
         if not self._attached:

@@ -5,6 +5,8 @@ Torch has no public way to ask; each question is asked in one place, here.
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -15,13 +17,26 @@ def inside_transform() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def forget_compiled_code() -> None:
+    """Throw compiled code away: torch does not notice hooks that come or go, and would run on without the rule."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
+
+
 def is_batched(tensor: Tensor) -> bool:
     """Whether a tensor stands for a batch of them under `torch.func.vmap`, so that its values cannot be looked at."""
-    return torch._C._functorch.is_batchedtensor(tensor)
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        if functorch.is_batchedtensor(tensor):
+            return True
+        tensor = functorch.get_unwrapped(tensor)
+    return False
 
 
 def inside_backward() -> bool:
-    """Whether a backward pass is running, as it is while activation checkpointing recomputes."""
+    """Whether a backward pass is running, as it is while activation checkpointing recomputes; False when compiling."""
+    if torch.compiler.is_compiling():
+        return False
     return torch._C._current_graph_task_id() != -1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pkgutil
 import re
 from pathlib import Path
 
@@ -36,10 +37,7 @@ def objects() -> list[str]:
 
 
 def look_up(name: str) -> object:
-    value: object = fa
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value
+    return pkgutil.resolve_name(f"feedalign.{name}")
 
 
 @pytest.mark.parametrize("name", objects())

@@ -25,8 +25,8 @@ class Pass(NamedTuple):
 class Case(NamedTuple):
     """All that a rule may use to make the teaching signals of the hidden layers.
 
-    `error` `[N, C]`; `targets` `[N, C]`; `scale`, of each sample in the loss, `[N, 1]`; `feedback`: B_1 ... B_{L-1} of a
-    direct rule, R_1 ... R_L of a layer-wise one.
+    `error` `[N, C]`; `targets` `[N, C]`; `scale`, of each sample in the loss, `[N, 1]`; `feedback`: B_1 ... B_{L-1} of
+    a direct rule, R_1 ... R_L of a layer-wise one.
     """
 
     net: Perceptron

@@ -1,10 +1,10 @@
 """Backprop: nothing changes."""
 
 import pytest
-from agreement import assert_agree, compare, gradients_after_step
-from problems import Problem, problems
 
 import feedalign as fa
+from agreement import assert_agree, compare, gradients_after_step
+from problems import Problem, problems
 
 
 @pytest.mark.parametrize("problem", problems(), ids=str)

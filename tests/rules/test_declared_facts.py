@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from agreement import gradients, gradients_after_step
-from problems import Problem, draw
 from torch import Tensor, nn
 
 import feedalign as fa
+from agreement import gradients, gradients_after_step
 from feedalign.errors import TargetsError
+from problems import Problem, draw
 
 every_rule = pytest.mark.parametrize("rule", fa.ALL_RULES)
 HIDDEN = ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")
@@ -68,9 +68,9 @@ def test_sign_symmetric_rules_transport_signs_and_no_sizes(rule: type[fa.Rule], 
     problem = Problem(num_samples=3)
     model = problem.model()
     before = hidden_gradients(rule, problem, model)
-    signs = [p.sign() for p in model.parameters() if p.dim() > 1]
+    signs = [p.sign() for p in model.parameters()]
     move_where_no_activation_is(problem, model, keep_signs=True)
-    assert all(torch.equal(p.sign(), s) for p, s in zip((p for p in model.parameters() if p.dim() > 1), signs))
+    assert all(torch.equal(p.sign(), sign) for p, sign in zip(model.parameters(), signs, strict=True))
     assert differ(hidden_gradients(rule, problem, model), before) == sees_sizes
 
 

@@ -2,17 +2,17 @@
 
 import pytest
 import torch
-from agreement import assert_agree, compare, gradients_after, gradients_after_step
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import ALL_LOSSES, Problem, SmallConvNet, by_hand, draw, problems
-from reference import convolutional, dfa, perceptron
-from reference.losses import error_at_output, one_hot
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import feedalign as fa
+from agreement import assert_agree, compare, gradients_after, gradients_after_step
 from feedalign.errors import AmbiguousShapeError
+from problems import ALL_LOSSES, Problem, SmallConvNet, by_hand, draw, problems
+from reference import convolutional, dfa, perceptron
+from reference.losses import error_at_output, one_hot
 
 
 @pytest.mark.parametrize("problem", problems(), ids=str)

@@ -2,14 +2,13 @@
 
 import pytest
 import torch
-from agreement import assert_agree, compare, gradients, gradients_after, gradients_after_step, rule_for
-from problems import CLASSIFICATION, Problem, draw, problems
 from torch import Tensor
 from torch.nn import functional as F
 
 import feedalign as fa
+from agreement import assert_agree, compare, gradients, gradients_after, gradients_after_step, rule_for
 from feedalign.errors import ErrorFormError, TargetsError
-
+from problems import CLASSIFICATION, Problem, draw, problems
 
 both_modes = pytest.mark.parametrize("streaming", [False, True], ids=["from the error", "streaming"])
 

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from agreement import assert_agree, compare, gradients_after, gradients_after_step
-from problems import Problem, SmallConvNet, draw, problems
-from reference import convolutional
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import feedalign as fa
+from agreement import assert_agree, compare, gradients_after, gradients_after_step
+from problems import Problem, SmallConvNet, draw, problems
+from reference import convolutional
 
 
 @pytest.mark.parametrize("problem", problems(), ids=str)

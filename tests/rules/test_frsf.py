@@ -1,10 +1,10 @@
 """Fixed random-magnitude sign-concordant feedback."""
 
 import pytest
-from agreement import assert_agree, compare, gradients_after_step
-from problems import Problem, draw, problems
 
 import feedalign as fa
+from agreement import assert_agree, compare, gradients_after_step
+from problems import Problem, draw, problems
 
 
 @pytest.mark.parametrize("problem", problems(), ids=str)

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from agreement import assert_agree, compare, feedback_for, gradients_after_step, rule_for
-from problems import ALL_LOSSES, CLASSIFICATION, Problem
 
 import feedalign as fa
+from agreement import assert_agree, compare, feedback_for, gradients_after_step, rule_for
+from problems import ALL_LOSSES, CLASSIFICATION, Problem
 
 # SignDFA and DRTP read the scale of the loss from the error, for the losses of classification.
 RULES_AND_LOSSES = [

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from agreement import compare, gradients_after_step
-from problems import Problem, problems
 
 import feedalign as fa
+from agreement import compare, gradients_after_step
+from problems import Problem, problems
 
 
 @pytest.mark.parametrize("problem", problems(), ids=str)

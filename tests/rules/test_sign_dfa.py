@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from agreement import assert_agree, compare, gradients_after, gradients_after_step, rule_for
-from problems import CLASSIFICATION, Problem, by_hand, draw, problems
-from reference import perceptron, sign_dfa
-from reference.losses import error_at_output
 from torch import nn
 from torch.nn import functional as F
 
 import feedalign as fa
+from agreement import assert_agree, compare, gradients_after, gradients_after_step, rule_for
 from feedalign.errors import ErrorFormError
+from problems import CLASSIFICATION, Problem, by_hand, draw, problems
+from reference import perceptron, sign_dfa
+from reference.losses import error_at_output
 
 
 @pytest.mark.parametrize("problem", problems(CLASSIFICATION), ids=str)

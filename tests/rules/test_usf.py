@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+
+import feedalign as fa
 from agreement import assert_agree, compare, gradients_after_step
 from problems import Problem, by_hand, problems
 from reference import perceptron, usf
 from reference.losses import error_at_output
-
-import feedalign as fa
 
 
 @pytest.mark.parametrize("problem", problems(), ids=str)

@@ -60,7 +60,7 @@ class DirectRule(Rule):
     Attributes:
         default_draw: How feedback is drawn unless `attach(feedback=...)` says otherwise.
         streams: With `Handle.targets`, the signal exists before the output does.
-        reads_output: `broadcast` and `check` need the output beside the error.
+        reads_output: `broadcast` and `requirement` need the output beside the error.
     """
 
     positions: Positions = "auto"
@@ -85,8 +85,18 @@ class DirectRule(Rule):
             A tensor of the error's shape; the teaching signal of layer l is this times `feedback_l`.
         """
 
-    def check(self, error: Tensor, output: Tensor | None) -> None:
-        """Raise if the rule cannot be computed from this error; called at backward 1, 2, 4, 8 and so on."""
+    def requirement(self, error: Tensor, output: Tensor | None) -> tuple[Tensor, str] | None:
+        """Return what must hold of an error for the rule to be computed from it, or None if anything will do.
+
+        Args:
+            error: As in `broadcast`.
+            output: As in `broadcast`.
+
+        Returns:
+            A bool scalar, and the sentence to raise if it is False.
+        """
+        del error, output
+        return None
 
     def for_output(self, link: Link | None) -> Self:
         """Return the rule for a model whose output is made by `link` (None: it could not be told)."""

@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 from torch import Tensor
 
 from feedalign.rules.base import DirectRule, Link, refuse_unknown
-from feedalign.rules.targets_from_error import check_form, read_targets
+from feedalign.rules.targets_from_error import has_form, read_targets, wrong_form
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,11 @@ class DRTP(DirectRule):
         targets, scale = read_targets(error, output, self.link or "softmax")
         return targets * -scale
 
-    def check(self, error: Tensor, output: Tensor | None) -> None:
-        """Raise ErrorFormError unless the error is `s * (link(output) - targets)`."""
+    def requirement(self, error: Tensor, output: Tensor | None) -> tuple[Tensor, str] | None:
+        """Return whether the error is `s * (link(output) - targets)`, and what to do if not."""
         assert output is not None
-        check_form(error, output, self.link or "softmax", type(self).__name__)
+        link = self.link or "softmax"
+        return has_form(error, output, link), wrong_form(link, type(self).__name__)
 
     def for_output(self, link: Link | None) -> Self:
         """Return the rule with its link settled: the user's word first, then the model's last module's."""

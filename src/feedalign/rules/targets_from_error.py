@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from feedalign.errors import ErrorFormError
-
 # What rounding may do to an error's form, as a fraction of its norm: a thousandth, or 8 roundings of half precision.
 FORM_TOLERANCE = 1e-3
 ROUNDINGS = 8
@@ -52,26 +50,37 @@ def _sigmoid(error: Tensor, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return is_one.to(error.dtype), distance, error.abs()
 
 
-def check_form(error: Tensor, output: Tensor, link: str, rule: str) -> None:
-    """Raise unless the error is `s * (link(output) - targets)` with hard targets.
+def has_form(error: Tensor, output: Tensor, link: str) -> Tensor:
+    """Tell whether the error is `s * (link(output) - targets)` with hard targets, up to rounding.
 
     Args:
         error: dL/da, `[..., C]`.
         output: a, `[..., C]`.
         link: `"softmax"` or `"sigmoid"`.
-        rule: The rule's name, for the message.
 
-    Raises:
-        ErrorFormError: The error has another form: another loss, another link, or soft targets.
+    Returns:
+        A bool scalar; True also where the error overflowed and nothing can be told.
     """
     targets, scale = read_targets(error, output, link)
     prediction = output.softmax(-1) if link == "softmax" else output.sigmoid()
-    misfit = (error - scale * (prediction - targets)).norm()
+    misfit, size = (error - scale * (prediction - targets)).norm(), error.norm()
     tolerance = max(FORM_TOLERANCE, ROUNDINGS * torch.finfo(error.dtype).eps)
-    if bool(misfit <= tolerance * error.norm()):
-        return
+    fits: Tensor = (misfit <= tolerance * size) | ~size.isfinite()
+    return fits
+
+
+def wrong_form(link: str, rule: str) -> str:
+    """Return the sentence that says what is wrong with the error and what to do.
+
+    Args:
+        link: `"softmax"` or `"sigmoid"`.
+        rule: The rule's class name.
+
+    Returns:
+        The sentence.
+    """
     other = "sigmoid" if link == "softmax" else "softmax"
-    raise ErrorFormError(
+    return (
         f"{rule} reads the targets and the scale of the loss from the error, which for a {link} output with hard "
         f"targets is s * ({link}(output) - targets); the error that arrived is not of this form. "
         f"For {'binary ' if other == 'sigmoid' else ''}cross-entropy on a {other} output use "

@@ -1,0 +1,188 @@
+"""Backwards that are not one after one forward of one full batch."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import feedalign as fa
+from attach.models import Perceptron, Regularised, batch
+from integration.gradients import (
+    ALL_RULES,
+    SEVERAL_RULES,
+    assert_hidden_layers_learn,
+    assert_same_gradients,
+    attached,
+    gradients,
+    gradients_of_step,
+    step,
+)
+
+x, y = batch(8)
+names = {"ids": lambda rule: rule.name}
+WITHOUT_REDRAWS = [rule for rule in ALL_RULES if not isinstance(rule, fa.BRSF)]
+
+
+def summed(*parts: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor | None]:
+    return {n: None if g is None else sum(part[n] for part in parts) for n, g in parts[0].items()}
+
+
+def separate_steps(rule: fa.Rule, *batches: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor | None]:
+    """Sum of the gradients of one forward and backward after another, each from zero."""
+    model = attached(Perceptron, rule, x)
+    return summed(*[gradients_of_step(model, inputs, targets) for inputs, targets in batches])
+
+
+HALVES = ((x[:4], y[:4]), (x[4:], y[4:]))
+
+
+@pytest.mark.parametrize("rule", WITHOUT_REDRAWS, **names)
+def test_two_micro_batches_make_the_full_batch(rule: fa.Rule) -> None:
+    whole, accumulated = attached(Perceptron, rule, x), attached(Perceptron, rule, x)
+    step(whole, x, y)
+    for inputs, targets in HALVES:
+        step(accumulated, inputs, targets, scale=0.5)
+    assert_same_gradients(gradients(accumulated), gradients(whole))
+    assert_hidden_layers_learn(gradients(whole), rule)
+
+
+@pytest.mark.parametrize("rule", ALL_RULES, **names)
+def test_gradients_accumulate_until_zeroed(rule: fa.Rule) -> None:
+    model = attached(Perceptron, rule, x)
+    for inputs, targets in HALVES:
+        step(model, inputs, targets)
+    assert_same_gradients(gradients(model), separate_steps(rule, *HALVES))
+
+
+@pytest.mark.parametrize("rule", ALL_RULES, **names)
+def test_two_forwards_before_one_backward_are_two_steps(rule: fa.Rule) -> None:
+    model = attached(Perceptron, rule, x)
+    losses = [F.cross_entropy(model(inputs), targets) for inputs, targets in HALVES]
+    sum(losses).backward()
+    assert_same_gradients(gradients(model), separate_steps(rule, *HALVES))
+
+
+@pytest.mark.parametrize("rule", ALL_RULES, **names)
+def test_backwards_may_come_in_another_order_than_forwards(rule: fa.Rule) -> None:
+    model = attached(Perceptron, rule, x)
+    losses = [F.cross_entropy(model(inputs), targets) for inputs, targets in HALVES]
+    for loss in reversed(losses):
+        loss.backward()
+    assert_same_gradients(gradients(model), separate_steps(rule, *HALVES))
+
+
+@pytest.mark.parametrize("rule", ALL_RULES, **names)
+def test_a_second_backward_through_a_kept_graph_doubles_the_gradients(rule: fa.Rule) -> None:
+    model, once = attached(Perceptron, rule, x), attached(Perceptron, rule, x)
+    loss = F.cross_entropy(model(x), y)
+    loss.backward(retain_graph=True)
+    loss.backward()
+    step(once, x, y)
+    assert_same_gradients(gradients(model), summed(gradients(once), gradients(once)))
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("rule", ALL_RULES, **names)
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_partial_last_batch_is_a_batch_like_any_other(rule: fa.Rule, size: int) -> None:
+    attached_large, attached_small = attached(Perceptron, rule, x), attached(Perceptron, rule, x[:size])
+    for model in (attached_large, attached_small):
+        step(model, x[:size], y[:size])
+    assert_same_gradients(gradients(attached_large), gradients(attached_small))
+    assert_hidden_layers_learn(gradients(attached_large), rule)
+
+
+@pytest.mark.parametrize("rule", ALL_RULES, **names)
+def test_an_empty_batch_teaches_nothing(rule: fa.Rule) -> None:
+    model = attached(Perceptron, rule, x)
+    loss = F.cross_entropy(model(x[:0]), y[:0], reduction="sum")
+    loss.backward()
+    assert not any(p.grad.any() for p in model.parameters() if p.grad is not None)
+    again = attached(Perceptron, rule, x)
+    if isinstance(rule, fa.BRSF):
+        again(x)
+    assert_same_gradients(gradients_of_step(model, x, y), gradients_of_step(again, x, y))
+
+
+@pytest.mark.parametrize("rule", ALL_RULES, **names)
+@pytest.mark.parametrize("factor", [100.0, 1e-3])
+def test_the_losss_factor_reaches_every_layer(rule: fa.Rule, factor: float) -> None:
+    model, plain = attached(Perceptron, rule, x), attached(Perceptron, rule, x)
+    step(model, x, y, scale=factor)
+    step(plain, x, y)
+    expected = {name: None if g is None else factor * g for name, g in gradients(plain).items()}
+    assert_same_gradients(gradients(model), expected, tolerance=1e-6 * max(1.0, factor))
+
+
+def without_gradients(model: nn.Module) -> None:
+    with torch.no_grad():
+        model(x)
+
+
+def in_inference_mode(model: nn.Module) -> None:
+    with torch.inference_mode():
+        model(x)
+
+
+def evaluated(model: nn.Module) -> None:
+    model.eval()
+    with torch.no_grad():
+        model(x[:1])
+    model.train()
+
+
+def suspended(model: nn.Module) -> None:
+    with fa.handle_of(model).suspended():
+        model(x)
+
+
+@pytest.mark.parametrize("rule", ALL_RULES, **names)
+@pytest.mark.parametrize("between", [without_gradients, in_inference_mode, evaluated, suspended])
+def test_forwards_without_a_lesson_between_steps_change_nothing(
+    rule: fa.Rule, between: Callable[[nn.Module], None]
+) -> None:
+    model, undisturbed = attached(Perceptron, rule, x), attached(Perceptron, rule, x)
+    between(model)
+    loss = F.cross_entropy(model(x), y)
+    between(model)
+    loss.backward()
+    between(model)
+    step(model, x, y)
+    for _ in range(2):
+        step(undisturbed, x, y)
+    assert_same_gradients(gradients(model), gradients(undisturbed))
+
+
+@pytest.mark.parametrize("rule", SEVERAL_RULES, **names)
+def test_a_forward_never_followed_by_a_backward_leaves_nothing_behind(rule: fa.Rule) -> None:
+    model, undisturbed = attached(Perceptron, rule, x), attached(Perceptron, rule, x)
+    model(x)
+    if isinstance(rule, fa.BRSF):
+        undisturbed(x)
+    for one in (model, undisturbed):
+        step(one, x, y)
+    assert_same_gradients(gradients(model), gradients(undisturbed))
+
+
+@pytest.mark.parametrize("rule", ALL_RULES, **names)
+def test_training_in_eval_mode_follows_the_rule(rule: fa.Rule) -> None:
+    model, other = attached(Regularised, rule, x), Regularised().eval()
+    fa.attach(other, rule, example_inputs=x)
+    model.eval()
+    for one in (model, other):
+        step(one, x, y)
+    assert_same_gradients(gradients(model), gradients(other))
+    assert_hidden_layers_learn(gradients(model), rule)
+
+
+@pytest.mark.parametrize("rule", ALL_RULES, **names)
+def test_autograd_grad_gives_what_backward_gives(rule: fa.Rule) -> None:
+    model, other = attached(Perceptron, rule, x), attached(Perceptron, rule, x)
+    step(model, x, y)
+    parameters = dict(other.named_parameters())
+    loss = F.cross_entropy(other(x), y)
+    grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    assert_same_gradients(dict(zip(parameters, grads, strict=True)), gradients(model))

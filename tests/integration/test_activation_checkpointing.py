@@ -1,0 +1,132 @@
+"""Activation checkpointing: recomputed blocks give the same gradients; the re-entrant kind is refused."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+import feedalign as fa
+from attach.models import Seeded, batch
+from attach.refusal import assert_says
+from feedalign import errors
+from integration.gradients import (
+    ALL_RULES,
+    assert_hidden_layers_learn,
+    assert_same_gradients,
+    attached,
+    gradients,
+    step,
+)
+
+x, y = batch()
+names = {"ids": lambda rule: rule.name}
+RULES = [rule for rule in ALL_RULES if not isinstance(rule, fa.Backprop)]
+
+
+class Checkpointed(Seeded):
+    """Two hidden layers, of which a part is checkpointed."""
+
+    def build(self, part: str = "block", reentrant: bool | None = None) -> None:
+        self.fc1, self.act1, self.fc2, self.act2 = nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 7), nn.Tanh()
+        self.head, self.drop = nn.Linear(7, 3), nn.Dropout(0.3)
+        self.part, self.reentrant = part, reentrant
+
+    def run(self, block: Any, x: Tensor) -> Tensor:
+        return block(x) if self.reentrant is None else checkpoint(block, x, use_reentrant=self.reentrant)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.part == "layer":
+            return self.head(self.act2(self.run(self.fc2, self.act1(self.fc1(x)))))
+        if self.part == "activation":
+            return self.head(self.run(self.act2, self.fc2(self.run(self.act1, self.fc1(x)))))
+        return self.head(self.run(self.block, x))
+
+    def block(self, x: Tensor) -> Tensor:
+        return self.act2(self.fc2(self.drop(self.act1(self.fc1(x)))))
+
+
+def seeded_step(model: nn.Module, forwards: int = 1) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        losses = [F.cross_entropy(model(x * (number + 1)), y) for number in range(forwards)]
+        sum(losses).backward()
+
+
+@pytest.mark.parametrize("rule", ALL_RULES, **names)
+@pytest.mark.parametrize("part", ["block", "layer", "activation"])
+@pytest.mark.parametrize("forwards", [1, 2])
+def test_recomputed_parts_give_the_same_gradients(rule: fa.Rule, part: str, forwards: int) -> None:
+    plain = attached(lambda: Checkpointed(part=part), rule, x)
+    model = attached(lambda: Checkpointed(part=part, reentrant=False), rule, x)
+    for one in (plain, model):
+        for _ in range(2):
+            seeded_step(one, forwards)
+    assert_same_gradients(gradients(model), gradients(plain))
+    assert_hidden_layers_learn(gradients(model), rule)
+
+
+@pytest.mark.parametrize("rule", ALL_RULES, **names)
+def test_a_whole_model_recomputed_gives_the_same_gradients(rule: fa.Rule) -> None:
+    model, plain = attached(Checkpointed, rule, x), attached(Checkpointed, rule, x)
+    for _ in range(2):
+        seeded_step(lambda inputs: checkpoint(model, inputs, use_reentrant=False))
+        seeded_step(plain)
+    assert_same_gradients(gradients(model), gradients(plain))
+
+
+@pytest.mark.parametrize("part", ["block", "layer", "activation"])
+def test_streaming_with_recomputed_parts_works_or_is_refused(part: str) -> None:
+    plain = attached(lambda: Checkpointed(part=part), fa.DRTP(), x)
+    model = attached(lambda: Checkpointed(part=part, reentrant=False), fa.DRTP(), x)
+    for one in (plain, model):
+        one.drop.p = 0.0
+    step(plain, x, y)
+    fa.handle_of(model).targets(y)
+    try:
+        step(model, x, y)
+    except errors.FeedalignError as caught:
+        assert_says(caught, errors.StreamingError, "checkpoint")
+        return
+    assert_same_gradients(gradients(model), gradients(plain))
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad:UserWarning")
+@pytest.mark.parametrize("rule", RULES, **names)
+@pytest.mark.parametrize("part", ["block", "layer", "activation"])
+@pytest.mark.parametrize("inputs_require_grad", [False, True])
+def test_the_reentrant_kind_is_refused_or_teaches_all_the_same(
+    rule: fa.Rule, part: str, inputs_require_grad: bool
+) -> None:
+    inputs = x.clone().requires_grad_(inputs_require_grad)
+    plain = attached(lambda: Checkpointed(part=part), rule, x)
+    plain.drop.p = 0.0
+    step(plain, x, y)
+    try:
+        model = Checkpointed(part=part, reentrant=True)
+        model.drop.p = 0.0
+        fa.attach(model, rule, example_inputs=inputs)
+        step(model, inputs, y)
+    except errors.FeedalignError as caught:
+        assert "use_reentrant=False" in str(caught), caught
+        return
+    assert_same_gradients(gradients(model), gradients(plain))
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad:UserWarning")
+@pytest.mark.parametrize("rule", RULES, **names)
+@pytest.mark.parametrize("part", ["block", "layer", "activation"])
+def test_the_reentrant_kind_switched_on_after_attach_is_refused(rule: fa.Rule, part: str) -> None:
+    model = attached(lambda: Checkpointed(part=part), rule, x)
+    plain = attached(lambda: Checkpointed(part=part), rule, x)
+    plain.drop.p = model.drop.p = 0.0
+    model.reentrant = True
+    step(plain, x, y)
+    try:
+        step(model, x, y)
+    except errors.FeedalignError as caught:
+        assert "use_reentrant=False" in str(caught), caught
+        return
+    assert_same_gradients(gradients(model), gradients(plain))

@@ -1,0 +1,92 @@
+"""`torch.func`: many models, or the gradient of every sample, in one call."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, stack_module_state, vmap
+from torch.nn import functional as F
+
+import feedalign as fa
+from attach.models import Convolutional, Perceptron, SharedActivation, batch, images
+from integration.gradients import (
+    ALL_RULES,
+    assert_hidden_layers_learn,
+    assert_same_gradients,
+    attached,
+    gradients_of_step,
+)
+
+x, y = batch()
+names = {"ids": lambda rule: rule.name}
+NUM_MODELS = 3
+State = dict[str, Tensor]
+
+
+def ensemble(rule: fa.Rule, make: type[nn.Module], inputs: Tensor, dtype: torch.dtype) -> list[nn.Module]:
+    """Models with weights and feedback of their own."""
+    return [
+        attached(lambda seed=seed: make(seed).to(dtype), rule, inputs, generator=torch.Generator().manual_seed(seed))
+        for seed in range(NUM_MODELS)
+    ]
+
+
+@pytest.mark.parametrize("rule", ALL_RULES, **names)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("make", [Perceptron, SharedActivation, Convolutional])
+def test_stacked_models_get_each_their_own_gradients(
+    rule: fa.Rule, make: type[nn.Module], dtype: torch.dtype, tolerance: float
+) -> None:
+    inputs, targets = images() if make is Convolutional else (x, y)
+    inputs = inputs.to(dtype)
+    models = ensemble(rule, make, inputs, dtype)
+    parameters, buffers = stack_module_state(models)
+    assert any("feedalign" in name for name in buffers) or isinstance(rule, (fa.Backprop, fa.Shallow, fa.USF))
+
+    def loss(parameters: State, buffers: State) -> Tensor:
+        return F.cross_entropy(functional_call(models[0], (parameters, buffers), (inputs,)), targets)
+
+    stacked = vmap(grad(loss))(parameters, buffers)
+    for number, model in enumerate(models):
+        expected = gradients_of_step(model, inputs, targets)
+        assert_hidden_layers_learn(expected, rule)
+        zeros = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
+        expected = {n: zeros[n] if g is None else g for n, g in expected.items()}
+        assert_same_gradients({n: g[number] for n, g in stacked.items()}, expected, tolerance)
+
+
+@pytest.mark.parametrize("rule", ALL_RULES, **names)
+def test_gradients_of_every_sample_add_up_to_the_batchs(rule: fa.Rule) -> None:
+    model = attached(Perceptron, rule, x)
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+
+    def loss(parameters: State, sample: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(functional_call(model, parameters, (sample[None],)), target[None])
+
+    per_sample = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, x, y)
+    other = attached(Perceptron, rule, x)
+    expected = gradients_of_step(other, x, y)
+    for name, found in per_sample.items():
+        assert found.shape[0] == len(x)
+        whole = torch.zeros_like(found[0]) if expected[name] is None else expected[name]
+        torch.testing.assert_close(found.mean(0), whole, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("rule", ALL_RULES, **names)
+def test_grad_over_parameters_alone_gives_what_backward_gives(rule: fa.Rule) -> None:
+    model, other = attached(Perceptron, rule, x), attached(Perceptron, rule, x)
+    for _ in range(2):
+        found = grad(lambda p: F.cross_entropy(functional_call(model, p, (x,)), y))(dict(model.named_parameters()))
+        expected = gradients_of_step(other, x, y)
+        zeros = {n: torch.zeros_like(p) for n, p in other.named_parameters()}
+        assert_same_gradients(found, {n: zeros[n] if g is None else g for n, g in expected.items()})
+
+
+def test_a_plain_step_after_a_transform_is_undisturbed() -> None:
+    for rule in ALL_RULES:
+        model, other = attached(Perceptron, rule, x), attached(Perceptron, rule, x)
+        state = ({n: p.detach() for n, p in model.named_parameters()}, dict(model.named_buffers()))
+        copied = tuple({n: t.clone() for n, t in part.items()} for part in state)
+        vmap(grad(lambda p, b: F.cross_entropy(functional_call(model, (p, b), (x,)), y)), in_dims=(None, 0))(
+            copied[0], {n: b[None] for n, b in copied[1].items()}
+        ) if copied[1] else None
+        assert_same_gradients(gradients_of_step(model, x, y), gradients_of_step(other, x, y))
