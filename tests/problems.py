@@ -104,6 +104,16 @@ class Problem:
         }
 
 
+def pixelwise(problem: Problem) -> nn.Sequential:
+    """The problem's network with one hidden layer at every pixel of an image, as 1 x 1 convolutions `0` and `2`."""
+    num_inputs, num_hidden, num_outputs = problem.widths
+    model = nn.Sequential(nn.Conv2d(num_inputs, num_hidden, 1), nn.Tanh(), nn.Conv2d(num_hidden, num_outputs, 1))
+    with torch.no_grad():
+        for convolution, parameter in zip(model.double().parameters(), problem.model().parameters(), strict=True):
+            convolution.copy_(parameter.reshape(convolution.shape))
+    return model
+
+
 def by_hand(model: nn.Module, nonlinearity: str) -> Perceptron:
     """The same network as the equations have it."""
     parameters = {name: p.detach().double() for name, p in model.named_parameters() if name.startswith("fc")}

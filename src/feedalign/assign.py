@@ -206,10 +206,10 @@ def refuse_pointless(rules: dict[str, Rule], candidates: list[Candidate], probe:
 
 def layer_names(parameters: tuple[str, ...]) -> list[str]:
     """Return the modules that own the given parameters, once each, in order."""
-    return list(dict.fromkeys(_owner(name) for name in parameters))
+    return list(dict.fromkeys(layer_of(name) for name in parameters))
 
 
-def _owner(parameter: str) -> str:
-    """The layer that a parameter belongs to; a parametrized weight lies two modules deeper."""
+def layer_of(parameter: str) -> str:
+    """Return the layer that a parameter belongs to; a parametrized weight lies two modules deeper."""
     layer, found, _ = parameter.rpartition("parametrizations.")
     return layer.rstrip(".") if found else parameter.rpartition(".")[0]

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from torch import nn
 from torch.autograd.graph import Node
 
-from feedalign.errors import CheckpointingError
 from feedalign.linear_like import own_parameters
 from feedalign.probe import Call, Probe
 
@@ -86,11 +85,6 @@ def _reached(
         if node is None or id(node) in seen or id(node) in stops:
             continue
         seen[id(node)] = node
-        if node.name() == "CheckpointFunctionBackward":
-            raise CheckpointingError(
-                "The forward uses re-entrant activation checkpointing, which hides its layers from any rule; use "
-                "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)."
-            )
         leaf = getattr(node, "variable", None)
         if leaf is not None and id(leaf) in probe.parameters:
             reached.add(probe.parameters[id(leaf)])

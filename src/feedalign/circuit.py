@@ -20,7 +20,7 @@ from feedalign.errors import (
 from feedalign.rules.base import DirectRule, Rule
 from feedalign.store import FeedbackStore
 from feedalign.streaming import Stream
-from feedalign.transforms import inside_backward
+from feedalign.transforms import inside_backward, refuse_reentrant_checkpointing
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,7 @@ class Circuit:
             PointNotFiredError: It fired more often than on the example inputs.
         """
         if not self.listening:
+            self.refuse_hidden(module)
             return None
         if not self.is_open or (self.stream is not None and inside_backward()):
             return self._arrive_late(module, activation)
@@ -180,6 +181,11 @@ class Circuit:
             self._refuse_untaught(site, activation)
             self.taps[site.key] = activation
         return activation.detach()
+
+    def refuse_hidden(self, module: str) -> None:
+        """Raise if a module of a running forward with gradients is hidden from the rule by checkpointing."""
+        if self.is_open and self.enabled and not torch.compiler.is_compiling():
+            refuse_reentrant_checkpointing(module)
 
     def _arrive_late(self, module: str, activation: Tensor) -> Tensor:
         """Activation checkpointing runs a block again in the backward; anything else is cut off from any signal."""

@@ -55,6 +55,7 @@ class Gate:
         """Hand the layer a detached input and keep the true one."""
         del module
         if not self.circuit.listening:
+            self.circuit.refuse_hidden(self.name)
             return None
         self.circuit.count(self.name)
         source = args[0] if args else kwargs.get("input")

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.func import functional_call
 
-from feedalign.errors import ExampleInputsError, OutputError
+from feedalign.errors import ExampleInputsError, FeedalignError, OutputError
 from feedalign.linear_like import feature_axis
 from feedalign.placement import FeatureAxis, Signature
 from feedalign.points import makes_predictions, near
+from feedalign.transforms import refuse_reentrant_checkpointing
 
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
@@ -116,6 +117,8 @@ def _forward(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any])
         with left_as_found(model), torch.enable_grad(), training(model):
             buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
             probe.output = functional_call(model, buffers, args, dict(kwargs))
+    except FeedalignError:
+        raise
     except Exception as error:
         raise ExampleInputsError(
             f"The model does not run on the example inputs ({type(error).__name__}: {error}). Give inputs as in "
@@ -139,6 +142,7 @@ class _Recorder:
         if axis is not None:
             self.axis_of[0] = axis
         if not torch.is_grad_enabled():
+            refuse_reentrant_checkpointing(self.name)
             self.probe.without_grad.add(self.name)
             return
         tensors = tuple(arg for arg in args if isinstance(arg, Tensor))

@@ -6,10 +6,14 @@ Torch has no public way to ask; each question is asked in one place, here.
 from __future__ import annotations
 
 import sys
+from types import FrameType
 
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import CheckpointFunction
+
+from feedalign.errors import CheckpointingError
 
 
 def inside_transform() -> bool:
@@ -38,6 +42,25 @@ def inside_backward() -> bool:
     if torch.compiler.is_compiling():
         return False
     return torch._C._current_graph_task_id() != -1
+
+
+def refuse_reentrant_checkpointing(module: str) -> None:
+    """Raise CheckpointingError if a module that runs without gradients does so inside re-entrant checkpointing.
+
+    Args:
+        module: The module's name.
+
+    Raises:
+        CheckpointingError: It does.
+    """
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code is CheckpointFunction.forward.__code__:
+            raise CheckpointingError(
+                f"{module!r} runs inside re-entrant activation checkpointing, which hides it from any rule; use "
+                "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)."
+            )
+        frame = frame.f_back
 
 
 def inside_distributed() -> bool:

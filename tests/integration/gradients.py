@@ -58,7 +58,7 @@ def assert_same_gradients(found: Gradients, expected: Gradients, tolerance: floa
 
 def assert_hidden_layers_learn(found: Gradients, rule: Any) -> None:
     """A comparison of nothing with nothing proves nothing."""
-    hidden = list(found.values())[0]
+    hidden = next(iter(found.values()))
     if isinstance(rule, fa.Shallow):
         assert hidden is None
     else:

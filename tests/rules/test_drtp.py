@@ -2,13 +2,27 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import feedalign as fa
 from agreement import assert_agree, compare, gradients, gradients_after, gradients_after_step, rule_for
 from feedalign.errors import ErrorFormError, TargetsError
-from problems import CLASSIFICATION, Problem, draw, problems
+from problems import CLASSIFICATION, Problem, SmallConvNet, draw, pixelwise, problems
+from reference import convolutional
+from reference.losses import one_hot
+
+
+class MeanOver(nn.Module):
+    """Mean over one axis."""
+
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self.axis = axis
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(self.axis)
+
 
 both_modes = pytest.mark.parametrize("streaming", [False, True], ids=["from the error", "streaming"])
 
@@ -90,6 +104,54 @@ def test_every_token_is_a_sample_with_a_target_of_its_own(streaming: bool) -> No
         handle.targets(labels)
     F.cross_entropy(tokens(x).flatten(0, 1), labels.flatten()).backward()
     assert_agree(gradients(tokens), gradients_after(rows, F.cross_entropy(rows(x.flatten(0, 1)), labels.flatten())))
+
+
+@both_modes
+def test_the_error_of_a_sequence_is_repeated_over_its_tokens(streaming: bool) -> None:
+    model = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 4), MeanOver(1)).double()
+    feedback, x, labels = draw(4, 7, seed=8), draw(3, 6, 5, seed=6), torch.tensor([0, 3, 1])
+    handle = fa.attach(model, fa.DRTP(), example_inputs=x, feedback={"1": feedback})
+    if streaming:
+        handle.targets(labels)
+    F.cross_entropy(model(x), labels).backward()
+    hidden = torch.tanh(x @ model[0].weight.T + model[0].bias).detach()
+    delta = -feedback[labels][:, None, :] / 3 * (1 - hidden**2)
+    expected = {"0.weight": torch.einsum("ntd,nti->di", delta, x), "0.bias": delta.sum((0, 1))}
+    assert_agree({name: g for name, g in gradients(model).items() if name in expected}, expected)
+
+
+@both_modes
+def test_a_convolutional_network_has_the_gradients_of_the_equations(streaming: bool) -> None:
+    model, (x, labels) = SmallConvNet(), SmallConvNet.batch()
+    feedback = [draw(5, 3 * 8 * 8, seed=61), draw(5, 4 * 2 * 2, seed=62)]
+    named = {"act1": feedback[0], "act2": feedback[1]}
+    handle = fa.attach(model, fa.DRTP(), example_inputs=x, feedback=named)
+    if streaming:
+        handle.targets(labels)
+    F.cross_entropy(model(x), labels).backward()
+    net = model.by_hand()
+    passed = convolutional.forward(net, x)
+    error = model.error_by_hand(labels, passed.output)
+    signals = convolutional.direct_signals(passed, -one_hot(labels, 5) / 3, feedback)
+    assert_agree(gradients(model), convolutional.gradients(net, passed, error, signals))
+
+
+@both_modes
+def test_every_pixel_is_a_sample_with_a_target_of_its_own(streaming: bool) -> None:
+    problem = Problem(widths=(5, 7, 4))
+    feedback, x = draw(4, 7, seed=8), draw(2, 5, 3, 2, seed=9)
+    labels = torch.arange(12).reshape(2, 3, 2) % 4
+    pixels, rows = pixelwise(problem), problem.model()
+    handle = fa.attach(pixels, fa.DRTP(positions="shared"), example_inputs=x, feedback={"1": feedback})
+    if streaming:
+        handle.targets(labels)
+    F.cross_entropy(pixels(x), labels).backward()
+    flat = x.movedim(1, -1).reshape(12, 5)
+    fa.attach(rows, fa.DRTP(), example_inputs=flat, feedback={"act1": feedback})
+    by_row = gradients_after(rows, F.cross_entropy(rows(flat), labels.flatten())).values()
+    found = gradients(pixels)
+    expected = {name: g.reshape(found[name].shape) for name, g in zip(found, by_row, strict=True)}
+    assert_agree(found, expected)
 
 
 def test_it_is_dfa_with_the_prediction_left_out_of_the_error() -> None:

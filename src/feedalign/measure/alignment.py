@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from feedalign.assign import layer_of
 from feedalign.handle import Handle, handle_of
 from feedalign.probe import Inputs, as_arguments, left_as_found
 
@@ -129,9 +130,9 @@ def _gradients(
     args, kwargs = as_arguments(inputs)
     found = _Gradients()
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    layers = [name.rpartition(".")[0] for name, p in parameters.items() if p.dim() > 1]
+    weights = _weights(parameters)
     points = set(handle.points.values())
-    hooks = _tensor_hooks(model, found, points, layers)
+    hooks = _tensor_hooks(model, found, points, list(weights))
     try:
         mode = handle.from_error() if with_rule else handle.suspended()
         with left_as_found(model), torch.enable_grad(), mode:
@@ -142,11 +143,21 @@ def _gradients(
     finally:
         for hook in hooks:
             hook.remove()
-    for (name, parameter), grad in zip(parameters.items(), grads, strict=True):
-        layer, _, kind = name.rpartition(".")
-        if parameter.dim() > 1 and (layer not in found.weights or kind == "weight"):
-            found.weights[layer] = grad if grad is not None else torch.zeros_like(parameter)
+    by_name = dict(zip(parameters, grads, strict=True))
+    for layer, name in weights.items():
+        grad = by_name[name]
+        found.weights[layer] = grad if grad is not None else torch.zeros_like(parameters[name])
     return found
+
+
+def _weights(parameters: Mapping[str, nn.Parameter]) -> dict[str, str]:
+    """The name of each layer's weight: its largest parameter, if that is a matrix."""
+    largest: dict[str, str] = {}
+    for name, parameter in parameters.items():
+        layer = layer_of(name)
+        if parameter.dim() > 1 and (layer not in largest or parameter.numel() > parameters[largest[layer]].numel()):
+            largest[layer] = name
+    return largest
 
 
 def _tensor_hooks(model: nn.Module, found: _Gradients, points: set[str], layers: list[str]) -> list[Any]:
