@@ -90,6 +90,7 @@ AMBIGUOUS = [
     ((30, 3), (6, 5, 7), "last", "last", "auto"),
     ((6, 3), (12, 7), "last", "last", "full"),
     ((6, 3, 5, 4), (6, 7, 9, 8), "second", "second", "shared"),
+    ((6, 5, 3), (6, 7, 5, 4), "second", "last", "shared"),
 ]
 
 
@@ -149,6 +150,13 @@ def test_full_feedback_counts_every_entry_of_the_activation_as_a_feature(
     placement = settle((n, c), (n, d, h, w), axis="second")
     found = signal(placement, vector, feedback.flatten(1), (n, d, h, w))
     torch.testing.assert_close(found, torch.einsum("nc,cdhw->ndhw", vector, feedback))
+
+
+def test_full_feedback_of_an_image_has_a_row_for_every_entry_of_the_error_in_its_own_order() -> None:
+    vector, feedback = draw(2, 3, 4, 5, seed=1), draw(3, 4, 5, 7, seed=2)
+    placement = settle((2, 3, 4, 5), (2, 7), "full", error_axis="second")
+    found = signal(placement, vector, feedback.reshape(60, 7), (2, 7))
+    torch.testing.assert_close(found, torch.einsum("nchw,chwd->nd", vector, feedback))
 
 
 def test_features_that_the_activation_has_beyond_the_errors_positions_are_all_features() -> None:

@@ -122,8 +122,8 @@ def test_a_confident_prediction_that_is_wrong_is_read_exactly(gap: float) -> Non
 @pytest.mark.parametrize("gap", [20.0, 60.0])
 def test_a_confident_prediction_that_is_right_is_read_from_what_is_left_of_its_error(gap: float) -> None:
     """In float32 the error of the target itself has long rounded to zero."""
-    output = torch.tensor([[gap, 0.0, -1.0], [0.0, 0.0, gap]])
-    labels, scale = torch.tensor([0, 2]), torch.tensor([0.25, 3.0])
+    output = torch.tensor([[gap, 0.0, -1.0], [0.0, 0.0, gap], [-300.0, gap, 0.0]])
+    labels, scale = torch.tensor([0, 2, 1]), torch.tensor([0.25, 3.0, 1.0])
     targets, found = read_targets(softmax_error(output, labels, scale), output, "softmax")
     assert torch.equal(targets, F.one_hot(labels, 3).float())
     torch.testing.assert_close(found.squeeze(-1), scale, rtol=1e-4, atol=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -140,6 +141,10 @@ class Broadcast(torch.autograd.Function):
                 if ctx.needs_input_grad[first_tap + i]:
                     signals[i] = plan.receivers[i].signal(vector, matrices[i], ctx.shapes[i], ctx.dtypes[i])
         return None, None, error, *[None] * ctx.num_feedback, *signals
+
+
+# Torch binds arguments to this signature at every call; made once, it is not worked out anew each time.
+Broadcast.forward.__signature__ = inspect.signature(Broadcast.forward)  # type: ignore[attr-defined]
 
 
 def broadcast(plan: Plan, output: Tensor, feedback: list[Tensor], taps: list[Tensor]) -> Tensor:

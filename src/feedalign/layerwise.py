@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,6 +44,10 @@ class Reroute(torch.autograd.Function):
         (feedback,) = ctx.saved_tensors
         fed_back = ctx.adjoint(grad, feedback.to(grad.dtype), ctx.shape).to(ctx.dtype)
         return None, grad, fed_back, None
+
+
+# As for `Broadcast`: made once, not at every call.
+Reroute.forward.__signature__ = inspect.signature(Reroute.forward)  # type: ignore[attr-defined]
 
 
 class Gate:

@@ -32,6 +32,17 @@ COMPARISON = {
     ],
 }
 
+BENCH = {
+    "rounds": 60,
+    "activation": "relu",
+    "optimizer": "SGD",
+    "dtype": "float32",
+    "torch": "2.13.0",
+    "num_threads": 2,
+    "step_time": [{"case": "784-8x4-10", "ratio": {"backprop": 1.0, "dfa": 0.756}, "bound": 0.741}],
+    "activation_memory": {"backprop": {"4": 2**20, "32": 9 * 2**20}, "drtp streaming": {"4": 2**20, "32": 2**20}},
+}
+
 
 @pytest.fixture(scope="module")
 def render_blocks() -> ModuleType:
@@ -86,6 +97,15 @@ def test_a_changed_record_changes_the_page(render_blocks: ModuleType, tmp_path: 
     changed["summary"][0]["test_error"] |= {"mean": 5.0, "std": 0.25}
     (tmp_path / "digits.json").write_text(json.dumps(changed))
     assert "5.00 ± 0.25" in render_blocks.render(filled, tmp_path)
+
+
+def test_the_benchmark_is_rendered(render_blocks: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "bench.json").write_text(json.dumps(BENCH))
+    filled = render_blocks.render("<!-- numbers:bench -->\n<!-- /numbers -->\n", tmp_path)
+    assert "| dfa | 0.76 |" in filled
+    assert "| bound: backprop less its `delta @ W` products | 0.74 |" in filled
+    assert "| drtp streaming | 1 MiB | 1 MiB |" in filled
+    assert "2 threads of a CPU" in filled
 
 
 @pytest.mark.parametrize("page", ["<!-- numbers:digits -->\n", "<!-- numbers:weather -->\n<!-- /numbers -->\n"])

@@ -1,6 +1,7 @@
 """Every rule on networks of any depth and width, down to one unit, one sample and one output."""
 
-from hypothesis import assume, given, settings
+import pytest
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import feedalign as fa
@@ -8,9 +9,8 @@ from agreement import compare, rule_for
 from problems import ALL_LOSSES, CLASSIFICATION, Problem
 
 
-@settings(max_examples=150)
+@pytest.mark.parametrize("rule", fa.ALL_RULES)
 @given(
-    rule=st.sampled_from(fa.ALL_RULES),
     widths=st.lists(st.integers(1, 8), min_size=3, max_size=6).map(tuple),
     num_samples=st.integers(1, 6),
     loss=st.sampled_from(ALL_LOSSES),

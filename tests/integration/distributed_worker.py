@@ -1,0 +1,126 @@
+"""One of two processes of a distributed run: `python -m integration.distributed_worker RANK FOLDER`.
+
+Writes what it saw to `FOLDER/RANK.pt`; the tests compare it with one process that has the whole batch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+import feedalign as fa
+from attach.models import Convolutional, Perceptron, SharedActivation, Wrapper, batch, images
+from integration.gradients import ALL_RULES, gradients, step
+
+NUM_RANKS = 2
+MODELS: dict[str, Callable[[int], nn.Module]] = {
+    "perceptron": Perceptron,
+    "shared activation": SharedActivation,
+    "convolutional": Convolutional,
+}
+
+
+def data_for(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The whole batch."""
+    return images(8) if name == "convolutional" else batch(8)
+
+
+def seeded_model(name: str, rule: fa.Rule, seed: int) -> nn.Module:
+    """Weights and feedback that depend on the seed."""
+    model = MODELS[name](seed)
+    inputs = data_for(name)[0]
+    fa.attach(model, rule, example_inputs=inputs, generator=torch.Generator().manual_seed(seed))
+    return model
+
+
+def distributed(name: str, rule: fa.Rule, rank: int) -> DistributedDataParallel:
+    """Each rank starts from another seed; the wrapper sends rank 0's state to all."""
+    model = seeded_model(name, rule, seed=rank)
+    return DistributedDataParallel(model, find_unused_parameters=isinstance(rule, fa.Shallow))
+
+
+def shard(tensor: torch.Tensor, rank: int) -> torch.Tensor:
+    """This rank's part of a batch."""
+    return tensor.chunk(NUM_RANKS)[rank]
+
+
+def one_and_two_steps(name: str, rule: fa.Rule, rank: int) -> dict[str, Any]:
+    """Gradients of a step, then of a second one from zero."""
+    model = distributed(name, rule, rank)
+    x, y = data_for(name)
+    seen: dict[str, Any] = {"state": {k: v.clone() for k, v in model.module.state_dict().items()}}
+    for key in ("first", "second"):
+        model.zero_grad()
+        step(model, shard(x, rank), shard(y, rank))
+        seen[key] = gradients(model.module)
+    return seen
+
+
+def two_forwards(rule: fa.Rule, rank: int) -> dict[str, Any]:
+    """Two forwards, then one backward."""
+    model = distributed("perceptron", rule, rank)
+    x, y = (shard(part, rank) for part in data_for("perceptron"))
+    (F.cross_entropy(model(x), y) + F.cross_entropy(model(2 * x), y)).backward()
+    return gradients(model.module)
+
+
+def accumulated(rule: fa.Rule, rank: int) -> dict[str, Any]:
+    """Two micro-batches, the first without synchronisation."""
+    model = distributed("perceptron", rule, rank)
+    x, y = (shard(part, rank) for part in data_for("perceptron"))
+    for number, (inputs, labels) in enumerate(zip(x.chunk(2), y.chunk(2), strict=True)):
+        with model.no_sync() if number == 0 else nullcontext():
+            step(model, inputs, labels, scale=0.5)
+    return gradients(model.module)
+
+
+def refusals(rank: int) -> dict[str, str]:
+    """What is refused under DistributedDataParallel."""
+    x, y = (shard(part, rank) for part in data_for("perceptron"))
+    streaming = distributed("perceptron", fa.DRTP(), rank)
+    fa.handle_of(streaming).targets(y)
+    plain = DistributedDataParallel(Perceptron())
+    return {
+        "streaming": refusal_of(lambda: streaming(x)),
+        "wrapped": refusal_of(lambda: fa.attach(plain, fa.DFA(), example_inputs=x)),
+        "wrapped inside": refusal_of(lambda: fa.attach(Wrapper(inner=plain), fa.DFA(), example_inputs=x)),
+    }
+
+
+def refusal_of(action: Callable[[], Any]) -> str:
+    """Name and sentence of the error that an action raises."""
+    try:
+        action()
+    except fa.errors.FeedalignError as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing was refused"
+
+
+def main(rank: int, folder: Path) -> None:
+    """Run everything and write it down."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=NUM_RANKS)
+    seen: dict[str, Any] = {"refusals": refusals(rank)}
+    for rule in ALL_RULES:
+        seen[f"perceptron {rule.name}"] = one_and_two_steps("perceptron", rule, rank)
+        seen[f"accumulated {rule.name}"] = accumulated(rule, rank)
+        if not isinstance(rule, fa.Shallow):  # find_unused_parameters allows one forward for a backward
+            seen[f"two forwards {rule.name}"] = two_forwards(rule, rank)
+    for rule in (fa.FA(), fa.DFA(), fa.DRTP()):
+        for name in ("shared activation", "convolutional"):
+            seen[f"{name} {rule.name}"] = one_and_two_steps(name, rule, rank)
+    torch.save(seen, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))

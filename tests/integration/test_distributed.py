@@ -1,0 +1,122 @@
+"""DistributedDataParallel over two processes: one process with the whole batch learns the same."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+from torch import nn
+from torch.nn import functional as F
+
+import feedalign as fa
+from integration.distributed_worker import NUM_RANKS, data_for, seeded_model
+from integration.gradients import ALL_RULES, assert_hidden_layers_learn, assert_same_gradients, gradients, step
+
+names = {"ids": lambda rule: rule.name}
+SECONDS = 90
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each rank saw; run once, whichever process of pytest's asks first."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "ranks"
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            folder.mkdir()
+            run_ranks(folder)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(NUM_RANKS)]
+
+
+def run_ranks(folder: Path) -> None:
+    """Run the two processes to their end."""
+    tests = Path(__file__).parents[1]
+    search_path = os.pathsep.join([str(tests), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": search_path, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "integration.distributed_worker"]
+    processes = [
+        subprocess.Popen(
+            [*command, str(rank), str(folder)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(NUM_RANKS)
+    ]
+    try:
+        outputs = [process.communicate(timeout=SECONDS)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert all(process.returncode == 0 for process in processes), "\n".join(outputs)
+
+
+def single(name: str, rule: fa.Rule) -> nn.Module:
+    """One process with rank 0's seed."""
+    return seeded_model(name, rule, seed=0)
+
+
+def test_the_ranks_start_from_different_feedback() -> None:
+    for rule in (fa.DFA(), fa.FA(), fa.BRSF()):
+        first, second = (seeded_model("perceptron", rule, seed) for seed in (0, 1))
+        pairs = zip(fa.handle_of(first).store.buffers(), fa.handle_of(second).store.buffers(), strict=True)
+        assert not all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("rule", ALL_RULES, **names)
+def test_every_rank_has_rank_zeros_weights_and_feedback(ranks: list[dict[str, Any]], rule: fa.Rule) -> None:
+    expected = single("perceptron", rule).state_dict()
+    for seen in ranks:
+        state = seen[f"perceptron {rule.name}"]["state"]
+        assert state.keys() == expected.keys()
+        assert all(torch.equal(state[key], value) for key, value in expected.items())
+
+
+CASES = [("perceptron", rule) for rule in ALL_RULES]
+CASES += [(name, rule) for name in ("shared activation", "convolutional") for rule in (fa.FA(), fa.DFA(), fa.DRTP())]
+
+
+@pytest.mark.parametrize(("name", "rule"), CASES, ids=[f"{name}-{rule.name}" for name, rule in CASES])
+def test_gradients_are_those_of_the_whole_batch(ranks: list[dict[str, Any]], name: str, rule: fa.Rule) -> None:
+    model = single(name, rule)
+    for key in ("first", "second"):
+        model.zero_grad()
+        step(model, *data_for(name))
+        assert_hidden_layers_learn(gradients(model), rule)
+        for seen in ranks:
+            assert_same_gradients(seen[f"{name} {rule.name}"][key], gradients(model))
+
+
+@pytest.mark.parametrize("rule", [rule for rule in ALL_RULES if not isinstance(rule, fa.Shallow)], **names)
+def test_two_forwards_before_one_backward_learn_alike(ranks: list[dict[str, Any]], rule: fa.Rule) -> None:
+    model = single("perceptron", rule)
+    x, y = data_for("perceptron")
+    (F.cross_entropy(model(x), y) + F.cross_entropy(model(2 * x), y)).backward()
+    for seen in ranks:
+        assert_same_gradients(seen[f"two forwards {rule.name}"], gradients(model))
+
+
+@pytest.mark.parametrize("rule", ALL_RULES, **names)
+def test_accumulation_without_synchronisation_learns_alike(ranks: list[dict[str, Any]], rule: fa.Rule) -> None:
+    model = single("perceptron", rule)
+    x, y = data_for("perceptron")
+    for quarter in (0, 1):  # each rank's first micro-batches together, then the second ones
+        rows = torch.tensor([0, 1, 4, 5]) + 2 * quarter
+        step(model, x[rows], y[rows], scale=0.5)
+    for seen in ranks:
+        assert_same_gradients(seen[f"accumulated {rule.name}"], gradients(model))
+
+
+@pytest.mark.parametrize(("what", "words"), [
+    ("streaming", ("StreamingError", "DistributedDataParallel", "handle.targets(None)")),
+    ("wrapped", ("WrappedModelError", "DistributedDataParallel", "inside", "then wrap")),
+    ("wrapped inside", ("WrappedModelError", "DistributedDataParallel", "inside")),
+])  # fmt: skip
+def test_what_cannot_work_is_refused(ranks: list[dict[str, Any]], what: str, words: tuple[str, ...]) -> None:
+    for seen in ranks:
+        assert all(word in seen["refusals"][what] for word in words), seen["refusals"][what]
