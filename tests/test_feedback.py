@@ -31,7 +31,7 @@ MOMENTS = {
     "sparse normal": (fa.Sparse(density=0.5, values=fa.Normal()), 1.0, 6.0),
     "shared": (fa.SharedSlice(), 1 / 3, 9 / 5),
 }
-every_draw = pytest.mark.parametrize("drawing", [d for d, _, _ in MOMENTS.values()], ids=list(MOMENTS))
+every_draw = pytest.mark.parametrize("drawing", [*(d for d, _, _ in MOMENTS.values()), fa.Orthogonal()], ids=repr)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -160,7 +160,7 @@ def test_a_draw_leaves_the_global_random_state_alone(drawing: fa.Draw) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("drawing", [*(d for d, _, _ in MOMENTS.values()), fa.Orthogonal()], ids=repr)
+@every_draw
 def test_no_layers_need_no_draw(drawing: fa.Draw) -> None:
     assert drawing([], generator()) == []
 

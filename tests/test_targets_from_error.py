@@ -154,6 +154,23 @@ OF_THE_FORM: list[tuple[str, str, Loss]] = [
     ("sigmoid", "a mean", lambda o, y: F.binary_cross_entropy_with_logits(o, ones_for(o))),
     ("sigmoid", "the probability", lambda o, y: F.binary_cross_entropy(o.sigmoid(), ones_for(o))),
 ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("gap", [0.0, 6.0, 10.0, 14.0, 18.0, 25.0, 40.0, 60.0])
+@pytest.mark.parametrize("link", ["softmax", "sigmoid"])
+def test_errors_of_predictions_that_are_all_confident_and_right_pass(dtype: torch.dtype, gap: float, link: str) -> None:
+    """What is left of such an error is mostly the rounding of predictions next to 0 and 1, and subnormal numbers."""
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    noise = draw(32, 10, seed=5)
+    right = ones_for(noise) if link == "softmax" else 2 * ones_for(noise) - 1
+    output = (noise + gap * right).to(dtype)
+    mean = torch.full((32,), 1 / 32, dtype=wide)
+    make, targets = (softmax_error, labels_for(output)) if link == "softmax" else (sigmoid_error, ones_for(output))
+    error = make(output.to(wide), targets.to(wide) if link == "sigmoid" else targets, mean).to(dtype)
+    assert has_form(error, output, link)
+
+
 OF_ANOTHER_FORM: list[tuple[str, str, Loss]] = [
     ("softmax", "another link", lambda o, y: F.binary_cross_entropy_with_logits(o, ones_for(o))),
     ("softmax", "squared error", lambda o, y: F.mse_loss(o, ones_for(o))),

@@ -174,6 +174,7 @@ def _hook(plan: Blueprint, circuit: Circuit, keys: dict[str, str]) -> list[Remov
     else:
         hooks.append(maker.register_forward_hook(at_output.after))
     hooks.append(model.register_forward_hook(circuit.close))
+    hooks.append(model.register_forward_hook(circuit.finish, always_call=True))
     return hooks
 
 

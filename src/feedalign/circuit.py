@@ -79,12 +79,13 @@ class Circuit:
         )
         self.by_call = {(site.module, site.index): site for site in sites}
         self.can_stream = can_stream
-        self.frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
+        self.frozen = frozenset(name for name, p in model.named_parameters() if not p.requires_grad)
         self.plan = plan_for([site for site in sites if site.receiver])
         self.plan_beside_stream = plan_for([s for s in sites if s.receiver and not streams(s)])
         self.stream: Stream | None = None
         self.enabled = True
         self.fired: tuple[str, ...] | None = None
+        self.named: dict[str, nn.Parameter] = {}
         self._forget()
 
     def _forget(self) -> None:
@@ -130,11 +131,15 @@ class Circuit:
         self.is_open = True
         self.store.step()
         if self.stream is not None:
+            # Anew each time: loading a checkpoint may have put other objects in their place.
+            self.named = dict(self.model.named_parameters())
             self.stream.begin()
 
     def _refuse_thawed(self) -> None:
-        for name, parameter in self.frozen.items():
-            if parameter.requires_grad:
+        if not self.frozen or torch.compiler.is_compiling():
+            return
+        for name, parameter in self.model.named_parameters():
+            if name in self.frozen and parameter.requires_grad:
                 raise UntaughtLayerError(
                     f"{name} was frozen when the rule was attached and is trainable now; remove the rule and "
                     "attach it again, so that a feedback point teaches it."
@@ -203,8 +208,7 @@ class Circuit:
             stream.teach(site.receiver, activation, self._feedback(site), self._taught(site))
 
     def _taught(self, site: Site) -> list[nn.Parameter]:
-        """The parameters as they are now: loading a checkpoint may have put new objects in their place."""
-        return [self.model.get_parameter(name) for name in site.parameters]
+        return [self.named[name] for name in site.parameters if name in self.named]
 
     def _feedback(self, site: Site) -> Tensor | None:
         assert site.receiver is not None
@@ -217,7 +221,8 @@ class Circuit:
             return
         if torch.compiler.is_compiling():
             return
-        names = [name for name, p in zip(site.parameters, self._taught(site), strict=True) if p.requires_grad]
+        named = dict(self.model.named_parameters())
+        names = [name for name in site.parameters if name in named and named[name].requires_grad]
         if names:
             raise UntaughtLayerError(
                 f"Feedback point {site.label!r} cannot teach {', '.join(names[:4])}: its activation carries no "
@@ -245,11 +250,12 @@ class Circuit:
         self.delivered = True
         plan = self.plan if self.stream is None else self.plan_beside_stream
         if plan.receivers:
-            plan.receivers[0].placement.check_output(tuple(output.shape))
             live = [site for site in self.sites if site.key in taps]
+            activations = [taps[site.key] for site in live]
+            for receiver, activation in zip(plan.receivers, activations, strict=True):
+                receiver.placement.check_output(tuple(output.shape), tuple(activation.shape), receiver.point)
             held = [self._feedback(site) for site in live]
-            feedback = [matrix for matrix in held if matrix is not None]
-            output = broadcast(plan, output, feedback, [taps[site.key] for site in live])
+            output = broadcast(plan, output, [matrix for matrix in held if matrix is not None], activations)
         if self.stream is not None:
             self.stream.end(output)
         return output
@@ -267,11 +273,15 @@ class Circuit:
     def close(self, model: nn.Module, args: tuple[Any, ...], output: object) -> None:
         """Forward hook of the model: the output must have been delivered by now."""
         del model, args, output
-        was_open, self.is_open = self.is_open, False
-        if self.listening and was_open and not self.delivered:
+        if self.listening and self.is_open and not self.delivered:
             raise PointNotFiredError(
                 "The module named as output= did not fire in this forward, so no error can reach the hidden layers."
             )
+
+    def finish(self, model: nn.Module, args: tuple[Any, ...], output: object) -> None:
+        """Forward hook of the model that runs even if the forward raised: nothing half-collected stays behind."""
+        del model, args, output
+        self._forget()
 
 
 def streams(site: Site) -> bool:

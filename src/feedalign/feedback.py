@@ -235,7 +235,8 @@ def counter_uniform(shape: Shape, seed: Tensor, counter: Tensor) -> Tensor:
     # Two keys: with one, an index of zero would cancel it.
     bits = _mix32(_mix32((index + key) & _LOW32) ^ _mix32(key ^ 0x9E3779B9))
     unit = (bits >> 8).to(torch.float32) * 2.0**-24
-    return ((2 * unit - 1) / math.sqrt(math.prod(shape[1:]))).reshape(shape)
+    # A product, not a quotient: devices differ in how they divide by a number.
+    return ((2 * unit - 1) * (1 / math.sqrt(math.prod(shape[1:])))).reshape(shape)
 
 
 def _mix32(bits: Tensor) -> Tensor:

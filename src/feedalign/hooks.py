@@ -43,4 +43,4 @@ class OutputHook:
 
     def _is_it(self) -> bool:
         """A module that also stands in the middle makes the output at its last call only."""
-        return self.circuit.count(_OUTPUT) == self.index
+        return self.circuit.listening and self.circuit.count(_OUTPUT) == self.index

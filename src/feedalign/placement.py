@@ -81,13 +81,23 @@ class Placement:
             signal = projected.reshape(positions_last)
         return signal.movedim(-1, 1) if self.axis == "second" else signal
 
-    def check_output(self, shape: tuple[int, ...]) -> None:
-        """Raise FeedbackShapeError if the output no longer has the size for which feedback was drawn."""
-        outputs = math.prod(shape[1:]) if self.layout == "full" else Signature(shape, self.error_axis).features()
+    def check_output(self, output: tuple[int, ...], activation: tuple[int, ...], point: str) -> None:
+        """Raise FeedbackShapeError if the output's size or positions no longer fit the feedback or the activation."""
+        outputs = math.prod(output[1:]) if self.layout == "full" else Signature(output, self.error_axis).features()
         if outputs != self.num_outputs:
             raise FeedbackShapeError(
-                f"The output has shape {tuple(shape)}, that is {outputs} outputs, but feedback was drawn for "
+                f"The output has shape {tuple(output)}, that is {outputs} outputs, but feedback was drawn for "
                 f"{self.num_outputs}. After replacing the output layer, remove the rule and attach it again."
+            )
+        wanted, found = output[:1], activation[:1]
+        if self.layout == "shared":
+            wanted = _positions(output, self.error_axis)
+            found = _positions(activation, self.axis)[: self.num_kept]
+        if wanted != found:
+            raise FeedbackShapeError(
+                f"The output has positions {wanted} and the activation at {point!r} {found}; on the example inputs "
+                "they agreed, perhaps by chance, because two sizes were equal. Attach again with example inputs whose "
+                "sizes all differ."
             )
 
     def check(self, shape: tuple[int, ...], point: str) -> None:
@@ -159,7 +169,7 @@ def _is_plainly_full(error: Signature, activation: Signature) -> bool:
 def _place_positions(error: Signature, activation: Signature, point: str) -> Placement:
     axis: FeatureAxis = "second" if activation.axis == "second" else "last"
     positions = _positions(activation.shape, axis)
-    wanted = _positions(error.shape, error.axis) if len(error.shape) > 1 else error.shape
+    wanted = _positions(error.shape, error.axis)
     num_outputs = error.features()
     if len(wanted) == 1 and wanted == positions[:1]:
         features = Signature(activation.shape, axis).features()
@@ -173,6 +183,8 @@ def _place_positions(error: Signature, activation: Signature, point: str) -> Pla
 
 
 def _positions(shape: tuple[int, ...], axis: FeatureAxis) -> tuple[int, ...]:
+    if len(shape) == 1:
+        return shape
     return (shape[0], *shape[2:]) if axis == "second" else shape[:-1]
 
 

@@ -9,7 +9,7 @@ import torch
 
 from feedalign_lab.cost import CostRecord, measure_cost
 from feedalign_lab.data.dataset import Dataset
-from feedalign_lab.environment import describe_environment
+from feedalign_lab.environment import Environment, describe_environment
 from feedalign_lab.errors import SettingError
 from feedalign_lab.learner import Learner, LearnerSpec, make_learner
 from feedalign_lab.plots import draw_angles, draw_learning_curves
@@ -97,7 +97,7 @@ class Comparison:
 
     plan: Plan
     error_unit: str
-    environment: dict[str, str | int | bool | None]
+    environment: Environment
     status: Literal["running", "finished", "interrupted"] = "running"
     cost: tuple[CostRecord, ...] = ()
     trials: list[TrialResult] = field(default_factory=list)

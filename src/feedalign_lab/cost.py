@@ -9,9 +9,10 @@ import torch
 
 import feedalign as fa
 
-_SAMPLE_SECONDS = 0.01
+# Short samples, many of them: most then fall between the moments at which other processes run.
+_SAMPLE_SECONDS = 0.003
 _BUDGET_SECONDS = 6.0
-_MIN_ROUNDS, _MAX_ROUNDS = 5, 21
+_MIN_ROUNDS, _MAX_ROUNDS = 5, 101
 _NUM_WARMUP_STEPS = 3
 
 Step = Callable[[], object]

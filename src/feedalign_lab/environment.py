@@ -11,15 +11,18 @@ import torch
 
 _GIT_TIMEOUT_SECONDS = 5
 
+Environment = dict[str, str | int | float | bool | None]
 
-def describe_environment(device: torch.device) -> dict[str, str | int | bool | None]:
+
+def describe_environment(device: torch.device) -> Environment:
     """Facts to file beside the figures of a run.
 
     Args:
         device: Where the run takes place.
 
     Returns:
-        Versions, the revision of the source if it is a git checkout, the device and the threads.
+        Versions, the revision of the source if it is a git checkout, the device, the threads, and how many
+        processes were running in the last minute.
     """
     commit, is_modified = _source_revision()
     return {
@@ -34,7 +37,16 @@ def describe_environment(device: torch.device) -> dict[str, str | int | bool | N
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
         "num_cpus": os.cpu_count(),
         "num_threads": torch.get_num_threads(),
+        "load_average": _load_average(),
     }
+
+
+def _load_average() -> float | None:
+    """Running processes over the last minute, where the system counts them."""
+    try:
+        return round(os.getloadavg()[0], 2)
+    except (AttributeError, OSError):
+        return None
 
 
 def _version(package: str) -> str | None:

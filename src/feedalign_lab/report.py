@@ -11,6 +11,10 @@ from feedalign_lab.records import RuleSummary
 
 _MAX_ANGLE_COLUMNS = 5
 _NOTHING = "-"
+_CAPTION = (
+    "rate: of Adam; angle: degrees between the rule's and backprop's delta at the end of training; "
+    "time and memory: of one step, over backprop's"
+)
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -27,10 +31,7 @@ def comparison_table(comparison: Comparison) -> Table:
     table = Table(
         title=f"{plan.data}, {plan.network}, {_counted(plan.schedule.epochs, 'epoch')}, "
         f"{_counted(plan.trials, 'trial')}{ending}",
-        caption=(
-            "rate: of Adam; angle: degrees between the rule's and backprop's delta at the end of training; "
-            "time and memory: of one step, over backprop's"
-        ),
+        caption=_CAPTION + _load_warning(comparison),
     )
     summaries = comparison.summaries()
     layers = list(dict.fromkeys(layer for summary in summaries for layer in summary.angles))
@@ -94,6 +95,16 @@ def first_sentence(docstring: str | None) -> str:
 def _counted(number: int, noun: str) -> str:
     """A number with its noun, in the plural where it needs one."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _load_warning(comparison: Comparison) -> str:
+    """A remark where other processes were in the way of the timing."""
+    load, num_cpus = comparison.environment.get("load_average"), comparison.environment.get("num_cpus")
+    if not comparison.cost or not isinstance(load, float) or not isinstance(num_cpus, int) or load < num_cpus:
+        return ""
+    return (
+        f"\nthe machine was busy when the steps were timed (load {load:g} on {num_cpus} CPUs): do not trust the times"
+    )
 
 
 def _error_cell(summary: RuleSummary, unit: str) -> str:

@@ -13,8 +13,6 @@ import feedalign as fa
 from attach.models import (
     NUM_CLASSES,
     NUM_INPUTS,
-    Convolutional,
-    LeakySkip,
     Perceptron,
     Repeats,
     ReturnsDict,
@@ -24,7 +22,6 @@ from attach.models import (
     Wrapper,
     batch,
     images,
-    tokens,
 )
 from attach.refusal import assert_says
 from feedalign import errors
@@ -86,6 +83,22 @@ def test_a_part_called_on_its_own_with_gradients_is_refused(rule: fa.Rule) -> No
         model.inner(x)
     handle.remove()
     model.inner(x).sum().backward()
+
+
+@pytest.mark.parametrize("rule", DIRECT)
+def test_the_forward_method_called_past_the_model_is_refused(rule: fa.Rule) -> None:
+    model = Perceptron()
+    fa.attach(model, rule, example_inputs=x)
+    assert_says(refusal_of(lambda: model.forward(x)), errors.OutsideForwardError, "act1", "Call the model itself")
+
+
+@pytest.mark.parametrize("rule", DIRECT)
+def test_a_part_called_after_a_forward_that_failed_is_refused(rule: fa.Rule) -> None:
+    model = Wrapper()
+    fa.attach(model, rule, example_inputs=x)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        model(x[:, :3])
+    assert_says(refusal_of(lambda: model.inner(x)), errors.OutsideForwardError, "inner.act1", "outside the forward")
 
 
 def test_an_output_module_that_does_not_fire_is_refused() -> None:
@@ -182,6 +195,15 @@ def test_a_layer_unfrozen_after_attach_never_gets_exact_backprop(rule: fa.Rule) 
     assert_says(refusal_of(lambda: model(x)), errors.UntaughtLayerError, *words)
 
 
+def test_a_layer_unfrozen_after_its_parameters_were_replaced_is_noticed() -> None:
+    model = Perceptron()
+    model.fc1.requires_grad_(False)
+    fa.attach(model, fa.DFA(), example_inputs=x)
+    model.load_state_dict({key: value.clone() for key, value in model.state_dict().items()}, assign=True)
+    model.fc1.requires_grad_(True)
+    assert_says(refusal_of(lambda: model(x)), errors.UntaughtLayerError, "fc1.weight", "attach it again")
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_a_layer_frozen_after_attach_is_left_alone(rule: fa.Rule) -> None:
     model = Perceptron()
@@ -207,16 +229,20 @@ class Peeks(Seeded):
     def build(self) -> None:
         self.fc1, self.act1, self.head = nn.Linear(NUM_INPUTS, 7), nn.Tanh(), nn.Linear(7, NUM_CLASSES)
 
+    def run(self, x: Tensor) -> Tensor:
+        return self.head(self.act1(self.fc1(x)))
+
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
-            shift = self.act1(self.fc1(x)).mean()
-        return self.head(self.act1(self.fc1(x)) - shift)
+            baseline = self.run(x)
+        return self.run(x) - baseline.mean()
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_pass_without_gradients_inside_the_forward_works(rule: fa.Rule) -> None:
+@pytest.mark.parametrize("output", [None, "head"])
+def test_a_pass_without_gradients_inside_the_forward_works(rule: fa.Rule, output: str | None) -> None:
     model = Peeks()
-    handle = fa.attach(model, rule, example_inputs=x)
+    handle = fa.attach(model, rule, example_inputs=x, output=output)
     F.cross_entropy(model(x), y).backward()
     if not isinstance(rule, fa.Shallow):
         assert model.fc1.weight.grad.any()
@@ -238,16 +264,19 @@ def test_a_forward_that_failed_leaves_nothing_behind(rule: fa.Rule) -> None:
         assert one.grad is None or torch.equal(one.grad, other.grad)
 
 
-def test_sequences_of_another_length_work_where_positions_are_shared() -> None:
-    from attach.models import Tokens
+@pytest.mark.parametrize("rule", RULES)
+def test_a_parametrization_added_after_attach_works(rule: fa.Rule) -> None:
+    model = Perceptron()
+    fa.attach(model, rule, example_inputs=x)
+    nn.utils.parametrizations.weight_norm(model.fc1)
+    F.cross_entropy(model(x), y).backward()
+    assert isinstance(rule, fa.Shallow) or model.fc1.parametrizations.weight.original0.grad.any()
 
-    model = Tokens()
-    fa.attach(model, fa.DFA(), example_inputs=tokens()[0])
-    longer, labels = tokens(length=9)
-    F.cross_entropy(model(longer).flatten(0, 1), labels.flatten()).backward()
-    assert model.fc1.weight.grad.any()
 
-
-def test_the_models_used_here_attach_without_complaint() -> None:
-    fa.attach(Convolutional(), fa.DFA(), example_inputs=images()[0])
-    fa.attach(LeakySkip(), fa.DFA(), example_inputs=x)
+def test_a_parametrization_added_after_attach_works_when_streaming() -> None:
+    model = Perceptron()
+    handle = fa.attach(model, fa.DRTP(), example_inputs=x)
+    nn.utils.parametrizations.weight_norm(model.fc1)
+    handle.targets(y)
+    model(x)
+    assert model.fc1.parametrizations.weight.original0.grad.any()

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import feedalign as fa
-from attach.models import Convolutional, Perceptron, TakesBranch, Tokens, batch, images, tokens
+from attach.models import Convolutional, Perceptron, TakesBranch, batch, images
 from attach.refusal import assert_refused, assert_says
 from feedalign import errors
 
@@ -184,12 +184,3 @@ def test_a_generator_of_another_device_is_refused() -> None:
     words = ("generator", "cuda", "CPU", "torch.Generator().manual_seed(")
     generator = torch.Generator("cuda")
     assert_refused(Perceptron(), errors.AttachError, *words, example_inputs=x, generator=generator)
-
-
-def test_an_ambiguous_layout_of_positions_names_the_option() -> None:
-    class Mixes(Tokens):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return super().forward(x).transpose(0, 1)
-
-    words = ("act1", "positions", 'positions="shared"', 'positions="full"')
-    assert_refused(Mixes(), errors.AmbiguousShapeError, *words, example_inputs=tokens()[0])

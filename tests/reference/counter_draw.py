@@ -26,4 +26,4 @@ def draw(shape: tuple[int, ...], seed: int, counter: int) -> Tensor:
             key = mix32(key ^ word)
     hashes = [mix32(mix32((index + key) & _MASK) ^ mix32(key ^ 0x9E3779B9)) for index in range(math.prod(shape))]
     numerators = torch.tensor([2 * (bits >> 8) * 2.0**-24 - 1 for bits in hashes], dtype=torch.float64)
-    return (numerators.float() / math.sqrt(math.prod(shape[1:]))).reshape(shape).double()
+    return (numerators.float() * (1 / math.sqrt(math.prod(shape[1:])))).reshape(shape).double()

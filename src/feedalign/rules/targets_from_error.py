@@ -24,13 +24,18 @@ def read_targets(error: Tensor, output: Tensor, link: str) -> tuple[Tensor, Tens
         Targets `[..., C]` of zeros and ones, and the scale `s` `[..., 1]` (zero where the error is all zero), in
         the error's dtype.
     """
-    error32, output32 = error.float(), output.float()
-    if error.dtype == torch.float64:
-        error32, output32 = error, output.double()
-    targets, distance, magnitude = (_softmax if link == "softmax" else _sigmoid)(error32, output32)
+    targets, _, scale = _read(error, output, link)
+    return targets.to(error.dtype), scale.to(error.dtype)
+
+
+def _read(error: Tensor, output: Tensor, link: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Targets, how far each prediction is from its target, and scales, at least in single precision."""
+    dtype = torch.promote_types(error.dtype, torch.float32)
+    error, output = error.to(dtype), output.to(dtype)
+    targets, distance, magnitude = (_softmax if link == "softmax" else _sigmoid)(error, output)
     total = distance.sum(-1, keepdim=True)
     scale = torch.where(total > 0, magnitude.sum(-1, keepdim=True) / total, torch.zeros_like(total))
-    return targets.to(error.dtype), scale.to(error.dtype)
+    return targets, distance, scale
 
 
 def _softmax(error: Tensor, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -61,11 +66,16 @@ def has_form(error: Tensor, output: Tensor, link: str) -> Tensor:
     Returns:
         A bool scalar; True also where the error overflowed and nothing can be told.
     """
-    targets, scale = read_targets(error, output, link)
-    prediction = output.softmax(-1) if link == "softmax" else output.sigmoid()
-    misfit, size = (error - scale * (prediction - targets)).norm(), error.norm()
-    tolerance = max(FORM_TOLERANCE, ROUNDINGS * torch.finfo(error.dtype).eps)
-    fits: Tensor = (misfit <= tolerance * size) | ~size.isfinite()
+    targets, distance, scale = _read(error, output, link)
+    # Never `prediction - 1`: of a confident prediction only rounding would be left.
+    at_target = -distance.sum(-1, keepdim=True) if link == "softmax" else -distance
+    form = torch.where(targets > 0, at_target, distance)
+    misfit, size = (error - scale * form).norm(), error.to(scale.dtype).norm()
+    # Rounding of the error itself, of a prediction next to 1, and of numbers next to zero.
+    info = torch.finfo(error.dtype)
+    rounding = ROUNDINGS * info.eps
+    allowed = max(FORM_TOLERANCE, rounding) * size + rounding * (scale.norm() + info.tiny * error.numel() ** 0.5)
+    fits: Tensor = (misfit <= allowed) | ~size.isfinite()
     return fits
 
 
