@@ -1,7 +1,7 @@
 """The main job: the same network and data under several rules, trial by trial."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from feedalign_lab.errors import SettingError
 from feedalign_lab.learner import Learner, LearnerSpec, make_learner
 from feedalign_lab.plots import draw_angles, draw_learning_curves
 from feedalign_lab.records import EpochRecord, RuleSummary, TrialResult, summarize
-from feedalign_lab.results import ResultsFolder
+from feedalign_lab.results import ANGLES_NAME, CURVES_NAME, WEIGHTS_NAME, ResultsFolder
 from feedalign_lab.seeding import stream_seed
 from feedalign_lab.settings import RuleSetting, rule_setting
 from feedalign_lab.training import Schedule, run_trial
@@ -181,7 +181,7 @@ def run_training(plan: Plan, dataset: Dataset, folder: ResultsFolder, watch: Wat
     if result.status != "diverged":
         learner.handle.remove()
         weights = learner.model.state_dict()
-        _note(comparison.files, folder.write("weights.pt", lambda stream: torch.save(weights, stream)))
+        _note(comparison.files, folder.write(WEIGHTS_NAME, lambda stream: torch.save(weights, stream)))
     _draw(comparison, folder)
     return comparison
 
@@ -198,7 +198,9 @@ def _measure_cost(plan: Plan, dataset: Dataset) -> tuple[CostRecord, ...]:
     x = dataset.x_train[: plan.schedule.batch_size]
     y = dataset.encode(dataset.y_train[: plan.schedule.batch_size])
     rules = dict.fromkeys([_BASELINE, *plan.rules])
-    learners = {rule: make_learner(plan.spec(rule, 0), dataset) for rule in rules}
+    # Without a learning rate all rules are timed at the same weights, however many steps the timing takes.
+    specs = {rule: replace(plan.spec(rule, 0), learning_rate=0.0) for rule in rules}
+    learners = {rule: make_learner(spec, dataset) for rule, spec in specs.items()}
     steps = {rule: _bound_step(learner, x, y) for rule, learner in learners.items()}
     return measure_cost(steps, _BASELINE, dataset.x_train.device)
 
@@ -245,7 +247,7 @@ def _draw(comparison: Comparison, folder: ResultsFolder) -> None:
     title = _title(comparison)
     curves = draw_learning_curves(plan.rules, comparison.trials, title, comparison.error_unit)
     angles = draw_angles(plan.rules, comparison.trials, title)
-    for name, image in (("learning_curves.png", curves), ("angles.png", angles)):
+    for name, image in ((CURVES_NAME, curves), (ANGLES_NAME, angles)):
         _note(comparison.files, folder.write_bytes(name, image))
 
 

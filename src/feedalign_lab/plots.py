@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
+from feedalign_lab.choices import rule_names
 from feedalign_lab.records import TrialResult, hidden_layers
 
 _PANEL_WIDTH, _PANEL_HEIGHT = 4.2, 3.4
@@ -35,9 +36,9 @@ def draw_learning_curves(rules: Sequence[str], trials: Sequence[TrialResult], ti
     """
     figure = Figure(figsize=(7.0, 4.6), layout="constrained")
     axes = figure.add_subplot()
-    for number, rule in enumerate(rules):
+    for rule in rules:
         curves = [[epoch.test_error for epoch in trial.epochs] for trial in trials if trial.rule == rule]
-        _draw_band(axes, curves, rule, number)
+        _draw_band(axes, curves, rule)
     axes.set(xlabel="epoch", ylabel=f"test error ({unit})", title=title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     errors = [epoch.test_error for trial in trials for epoch in trial.epochs]
@@ -68,9 +69,9 @@ def draw_angles(rules: Sequence[str], trials: Sequence[TrialResult], title: str)
     for position, layer in enumerate(layers):
         axes = figure.add_subplot(num_rows, num_columns, position + 1)
         axes.axhline(90, color="#bbbbbb", linewidth=0.8)
-        for number, rule in enumerate(rules):
+        for rule in rules:
             curves = [_angle_curve(trial, layer) for trial in trials if trial.rule == rule]
-            _draw_band(axes, curves, rule, number)
+            _draw_band(axes, curves, rule)
         axes.set(xlabel="epoch", ylabel="angle to backprop (degrees)", title=layer)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         # Backprop's own line lies at zero: leave it visible.
@@ -104,7 +105,7 @@ def _angle_curve(trial: TrialResult, layer: str) -> list[float]:
     return [by_layer.get(layer, math.nan) for by_layer in angles]
 
 
-def _draw_band(axes: Axes, curves: Sequence[Sequence[float]], rule: str, number: int) -> None:
+def _draw_band(axes: Axes, curves: Sequence[Sequence[float]], rule: str) -> None:
     """Mean over trials, and one standard deviation around it where two trials or more got that far."""
     longest = max((len(curve) for curve in curves), default=0)
     values: NDArray[np.float64] = np.full((len(curves), longest), np.nan)
@@ -114,6 +115,8 @@ def _draw_band(axes: Axes, curves: Sequence[Sequence[float]], rule: str, number:
     if not epochs:
         return
     means = np.array([np.nanmean(values[:, epoch]) for epoch in epochs])
+    # By the rule's place in the library, so that it looks the same in every comparison.
+    number = rule_names().index(rule)
     color, dash = _COLORS[number % len(_COLORS)], _DASHES[number % len(_DASHES)]
     x = np.array(epochs) + 1
     marker = "o" if len(epochs) == 1 else None

@@ -12,6 +12,9 @@ from typing import Any, BinaryIO
 from feedalign_lab.errors import OutputFolderError
 
 RESULTS_NAME = "results.json"
+WEIGHTS_NAME = "weights.pt"
+CURVES_NAME = "learning_curves.png"
+ANGLES_NAME = "angles.png"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +45,10 @@ class ResultsFolder:
             raise OutputFolderError(
                 f"The results folder {path} cannot be written ({_reason(error)}): choose another with --out."
             ) from error
-        if (path / RESULTS_NAME).exists() and not overwrite:
+        taken = [name for name in (RESULTS_NAME, WEIGHTS_NAME, CURVES_NAME, ANGLES_NAME) if (path / name).exists()]
+        if taken and not overwrite:
             raise OutputFolderError(
-                f"{path / RESULTS_NAME} exists already and was left as it is: "
+                f"{path / taken[0]} exists already and was left as it is: "
                 "choose another folder with --out, or replace it with --overwrite."
             )
         return cls(path)

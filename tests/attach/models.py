@@ -25,13 +25,6 @@ def images(num_samples: int = 4, seed: int = 0) -> tuple[Tensor, Tensor]:
     return x, torch.randint(NUM_CLASSES, (num_samples,), generator=generator)
 
 
-def tokens(num_samples: int = 3, length: int = 4, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Token indices `[N, T]` of a vocabulary of 11, and class indices `[N, T]`."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randint(11, (num_samples, length), generator=generator)
-    return x, torch.randint(NUM_CLASSES, (num_samples, length), generator=generator)
-
-
 class Seeded(nn.Module):
     """A module whose initial weights depend on its seed alone, and not on the global random state."""
 
@@ -172,26 +165,6 @@ class PixelClassifier(Seeded):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.act1(self.conv1(x)))
-
-
-class Tokens(Seeded):
-    """Embedding and a perceptron at every position: outputs `[N, T, 3]`."""
-
-    def build(self) -> None:
-        self.embedding = nn.Embedding(11, 5)
-        self.fc1, self.act1 = nn.Linear(5, 7), nn.Tanh()
-        self.fc2, self.act2 = nn.Linear(7, 6), nn.Tanh()
-        self.head = nn.Linear(6, NUM_CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.act2(self.fc2(self.act1(self.fc1(self.embedding(x))))))
-
-
-class SentenceClassifier(Tokens):
-    """The same, averaged over positions: one output for a sequence."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.act2(self.fc2(self.act1(self.fc1(self.embedding(x))))).mean(1))
 
 
 class OneNumber(Seeded):

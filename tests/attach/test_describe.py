@@ -6,17 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import feedalign as fa
-from attach.models import (
-    Convolutional,
-    Perceptron,
-    SharedActivation,
-    SharedLinear,
-    TakesBranch,
-    Tokens,
-    batch,
-    images,
-    tokens,
-)
+from attach.models import Convolutional, Perceptron, SharedActivation, SharedLinear, TakesBranch, batch, images
+from attach.sequence_models import Tokens, tokens
 
 x, y = batch()
 

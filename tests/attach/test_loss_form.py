@@ -9,8 +9,9 @@ from torch.func import functional_call, grad
 from torch.nn import functional as F
 
 import feedalign as fa
-from attach.models import Perceptron, PixelClassifier, Tokens, batch, images, tokens
+from attach.models import Perceptron, PixelClassifier, batch, images
 from attach.refusal import assert_says
+from attach.sequence_models import Tokens, tokens
 from feedalign import errors
 
 x, y = batch()
@@ -25,6 +26,7 @@ OTHER_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
     "binary cross-entropy": lambda a: F.binary_cross_entropy_with_logits(a, one_hot),
     "margin": lambda a: F.multi_margin_loss(a, y),
     "sum of outputs": lambda a: a.sum(),
+    "a temperature after the model": lambda a: F.cross_entropy(a / 3, y),
     "a regulariser beside it": lambda a: F.cross_entropy(a, y) + a.square().mean(),
 }
 RIGHT_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -72,6 +74,7 @@ def test_label_smoothing_is_noticed_while_training(rule: type[fa.DRTP]) -> None:
     """With uniform predictions a smoothed error has the form of a hard one; it must not pass for good."""
     model = Perceptron()
     nn.init.zeros_(model.head.weight)
+    nn.init.zeros_(model.head.bias)
     fa.attach(model, rule(), example_inputs=x)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
 

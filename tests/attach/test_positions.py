@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import feedalign as fa
-from attach.models import Convolutional, Perceptron, SentenceClassifier, Tokens, images, tokens
+from attach.models import Convolutional, Perceptron, images
 from attach.refusal import assert_refused, assert_says
+from attach.sequence_models import SentenceClassifier, Tokens, tokens
 from feedalign import errors
 
 

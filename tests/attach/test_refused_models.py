@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 import feedalign as fa
-from attach.models import LeakySkip, Perceptron, Regularised, Wrapper, batch, images, sequential, tokens
+from attach.models import LeakySkip, Perceptron, Regularised, Wrapper, batch, images, sequential
 from attach.refusal import assert_refused, assert_says
+from attach.sequence_models import tokens
 from feedalign import errors
 
 x, y = batch()

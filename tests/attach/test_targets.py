@@ -9,8 +9,9 @@ from torch.func import functional_call, grad
 from torch.nn import functional as F
 
 import feedalign as fa
-from attach.models import Gated, LeakySkip, OneNumber, Perceptron, Tokens, batch, tokens
+from attach.models import Gated, LeakySkip, OneNumber, Perceptron, batch
 from attach.refusal import assert_says
+from attach.sequence_models import Tokens, tokens
 from feedalign import errors
 from feedalign.errors import FeedalignError
 

@@ -9,18 +9,8 @@ from torch.nn import functional as F
 
 import feedalign as fa
 from attach.model_state import assert_same_tensors, state_of
-from attach.models import (
-    Convolutional,
-    Perceptron,
-    Regularised,
-    RunsItsChildren,
-    Tokens,
-    Wrapper,
-    batch,
-    images,
-    sequential,
-    tokens,
-)
+from attach.models import Convolutional, Perceptron, Regularised, RunsItsChildren, Wrapper, batch, images, sequential
+from attach.sequence_models import Tokens, tokens
 
 x, y = batch()
 RULES = [rule() for rule in fa.ALL_RULES]

@@ -62,7 +62,7 @@ def delivered(signal: Tensor, tap: Tensor) -> Tensor:
 
 def layerwise_weights(model: nn.Module, rule: fa.Rule, feedback: Sequence[Tensor]) -> list[Tensor]:
     """What stands for each layer's weight in the way back."""
-    weights = [layer.weight.detach() for layer in _layers(model)]
+    weights = [layer.weight.detach() for layer in layers(model)]
     if isinstance(rule, fa.FA):
         return list(feedback)
     if isinstance(rule, fa.USF):
@@ -73,13 +73,13 @@ def layerwise_weights(model: nn.Module, rule: fa.Rule, feedback: Sequence[Tensor
 @contextmanager
 def layers_fed_back(model: nn.Module, weights: Sequence[Tensor]) -> Iterator[None]:
     """Let each layer compute with its weight, and send gradients to its input through another one."""
-    layers = _layers(model)
-    for layer, weight in zip(layers, weights, strict=True):
+    fed_back = layers(model)
+    for layer, weight in zip(fed_back, weights, strict=True):
         layer.forward = _fed_back(layer, weight)
     try:
         yield
     finally:
-        for layer in layers:
+        for layer in fed_back:
             del layer.forward
 
 
@@ -109,8 +109,9 @@ def graph_cut(model: nn.Module, points: Sequence[str]) -> Iterator[list[Tensor]]
         hook.remove()
 
 
-def _layers(model: nn.Module) -> list[nn.Module]:
-    return [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+def layers(model: nn.Module) -> list[nn.Module]:
+    """Not the output projection of attention, which runs without being called."""
+    return [module for module in model.modules() if type(module) in {nn.Linear, nn.Conv2d}]
 
 
 def _trainable(model: nn.Module) -> list[nn.Parameter]:

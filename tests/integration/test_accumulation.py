@@ -73,6 +73,16 @@ def test_backwards_may_come_in_another_order_than_forwards(rule: fa.Rule) -> Non
     assert_same_gradients(gradients(model), separate_steps(rule, *HALVES))
 
 
+def test_batchwise_magnitudes_are_drawn_anew_for_every_forward_and_only_then() -> None:
+    model = attached(Perceptron, fa.BRSF(), x)
+    first, second = gradients_of_step(model, x, y), gradients_of_step(model, x, y)
+    assert not torch.equal(first["fc1.weight"], second["fc1.weight"])
+    assert torch.equal(first["head.weight"], second["head.weight"])
+    loss = F.cross_entropy(model(x), y)
+    parts = [torch.autograd.grad(loss, model.fc1.weight, retain_graph=True)[0] for _ in range(2)]
+    assert torch.equal(*parts)
+
+
 @pytest.mark.parametrize("rule", ALL_RULES, **names)
 def test_a_second_backward_through_a_kept_graph_doubles_the_gradients(rule: fa.Rule) -> None:
     model, once = attached(Perceptron, rule, x), attached(Perceptron, rule, x)

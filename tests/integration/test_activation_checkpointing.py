@@ -1,5 +1,6 @@
 """Activation checkpointing: recomputed blocks give the same gradients; the re-entrant kind is refused."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,7 @@ from integration.gradients import (
 
 x, y = batch()
 names = {"ids": lambda rule: rule.name}
+WITHOUT_REDRAWS = [rule for rule in ALL_RULES if not isinstance(rule, fa.BRSF)]
 RULES = [rule for rule in ALL_RULES if not isinstance(rule, fa.Backprop)]
 
 
@@ -89,6 +91,18 @@ def test_recomputed_parts_give_the_same_gradients(rule: fa.Rule, part: str, forw
         return
     teach()
     assert_same_gradients(gradients(model), gradients(plain))
+
+
+@pytest.mark.parametrize("rule", WITHOUT_REDRAWS, **names)
+@pytest.mark.parametrize("part", ["block", "layer", "activation"])
+def test_a_copy_taken_after_a_recomputation_learns_alike(rule: fa.Rule, part: str) -> None:
+    model = attached(lambda: Checkpointed(part=part, reentrant=False), rule, x)
+    seeded_step(model)
+    twin = copy.deepcopy(model)
+    for one in (model, twin):
+        one.zero_grad()
+        seeded_step(one)
+    assert_same_gradients(gradients(twin), gradients(model), tolerance=0)
 
 
 @pytest.mark.parametrize("rule", ALL_RULES, **names)

@@ -19,17 +19,15 @@ from attach.models import (
     Repeats,
     RunsItsChildren,
     Seeded,
-    SentenceClassifier,
     SharedActivation,
     SharedLinear,
-    Tokens,
     Wrapper,
     batch,
     images,
     sequential,
-    tokens,
 )
-from integration.by_hand import gradients_by_hand
+from attach.sequence_models import Attentive, Recurrent, SentenceClassifier, TiedWeights, Tokens, tokens
+from integration.by_hand import gradients_by_hand, layers
 from integration.gradients import (
     ALL_RULES,
     assert_hidden_layers_learn,
@@ -123,6 +121,9 @@ AWKWARD: dict[str, tuple[Callable[[], nn.Module], Sequence[str], tuple[Any, Tens
     "inside another model": (Wrapper, ("inner.act1", "inner.act2", "act"), (x, y % 2)),
     "convolutions": (Convolutional, ("act1", "act2", "act3"), images()),
     "tokens": (Tokens, ACTS, tokens()),
+    "tied weights": (TiedWeights, ["act1"], (tokens()[0], tokens()[0])),
+    "attention": (Attentive, ACTS, tokens()),
+    "recurrent": (Recurrent, ACTS, tokens()),
     "sentence": (SentenceClassifier, ACTS, (tokens()[0], tokens()[1][:, 0])),
 }
 
@@ -138,8 +139,7 @@ def drawn_feedback(model: nn.Module, rule: fa.Rule) -> list[Tensor]:
     store = fa.handle_of(model).store
     if not isinstance(rule, fa.BRSF):
         return list(store.buffers())
-    layers = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
-    return [store.drawn(key, layer.weight) for key, layer in zip(store.redrawn, layers, strict=True)]
+    return [store.drawn(key, layer.weight) for key, layer in zip(store.redrawn, layers(model), strict=True)]
 
 
 def rules_for(name: str) -> list[fa.Rule]:

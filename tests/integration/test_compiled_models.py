@@ -17,12 +17,11 @@ from attach.models import (
     Regularised,
     SharedActivation,
     SharedLinear,
-    Tokens,
     batch,
     images,
     sequential,
-    tokens,
 )
+from attach.sequence_models import Tokens, tokens
 from integration.gradients import (
     ALL_RULES,
     assert_hidden_layers_learn,
@@ -87,16 +86,24 @@ def test_rules_traced_ahead_of_time_learn_alike(rule: fa.Rule) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("rule", ALL_RULES, **names)
+@pytest.mark.parametrize(("make", "data"), [(sequential, (x, y)), (Convolutional, images())])
+def test_every_rule_compiled_by_inductor_learns_alike(
+    make: Callable[[], nn.Module], data: tuple[Tensor, Tensor], rule: fa.Rule
+) -> None:
+    assert_compiled_learns_alike(make, rule, "inductor", *data)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("rule", [fa.FA(), fa.DFA(), fa.DRTP()], **names)
 @pytest.mark.parametrize(("make", "data"), [
-    (sequential, (x, y)),
     (SharedActivation, (x, y)),
     (SharedLinear, (x, y)),
     (Branches, (x, y)),
     (CutSkip, (x, y)),
-    (Convolutional, images()),
     (Tokens, tokens()),
 ])  # fmt: skip
-def test_every_rule_compiled_by_inductor_learns_alike(
+def test_awkward_models_compiled_by_inductor_learn_alike(
     make: Callable[[], nn.Module], data: tuple[Tensor, Tensor], rule: fa.Rule
 ) -> None:
     assert_compiled_learns_alike(make, rule, "inductor", *data)

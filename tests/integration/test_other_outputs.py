@@ -8,19 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import feedalign as fa
-from attach.models import (
-    OneNumber,
-    Perceptron,
-    PixelClassifier,
-    ReturnsDict,
-    ReturnsTuple,
-    Seeded,
-    SentenceClassifier,
-    Tokens,
-    batch,
-    images,
-    tokens,
-)
+from attach.models import OneNumber, Perceptron, PixelClassifier, ReturnsDict, ReturnsTuple, Seeded, batch, images
+from attach.sequence_models import SentenceClassifier, Tokens, tokens
 from integration.by_hand import graph_cut
 from integration.gradients import (
     ALL_RULES,
@@ -137,6 +126,30 @@ def test_sequences_of_any_length_learn_as_if_attached_with_them(rule: fa.Rule, l
 def test_outputs_in_a_dict_or_tuple_learn_as_plain_ones(rule: fa.Rule, make: Any, inputs: Any, logits: Any) -> None:
     model, plain = attached(make, rule, inputs, output="head"), attached(Perceptron, rule, x)
     F.cross_entropy(logits(model), y).backward()
+    step(plain, x, y)
+    assert_same_gradients(gradients(model), gradients(plain))
+
+
+@pytest.mark.parametrize("rule", ALL_RULES, **names)
+@pytest.mark.parametrize("make", [Perceptron, ReturnsTuple])
+def test_logits_may_be_changed_in_place_after_the_model_returned_them(rule: fa.Rule, make: Any) -> None:
+    model, plain = attached(make, rule, x, output="head"), attached(Perceptron, rule, x)
+    output = model(x)
+    logits = output if make is Perceptron else output[0]
+    logits.add_(3.0)
+    logits -= 2.5
+    F.cross_entropy(logits, y).backward()
+    step(plain, x, y)
+    assert_same_gradients(gradients(model), gradients(plain))
+
+
+@pytest.mark.parametrize("rule", ALL_RULES, **names)
+def test_a_view_of_the_logits_may_be_changed_in_place(rule: fa.Rule) -> None:
+    model, plain = attached(Perceptron, rule, x), attached(Perceptron, rule, x)
+    logits = model(x)
+    logits[:] = logits + 0.1
+    logits[0] *= 1.0
+    F.cross_entropy(logits, y).backward()
     step(plain, x, y)
     assert_same_gradients(gradients(model), gradients(plain))
 

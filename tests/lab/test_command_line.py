@@ -1,20 +1,20 @@
-"""The command from end to end, on tiny runs."""
+"""`feedalign compare` from end to end, on tiny runs."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lab_output import TINY, one_line, results_in
 
 from feedalign_lab import comparison, training
 from feedalign_lab.cli import main
 from feedalign_lab.cost import CostRecord
 from feedalign_lab.data import load
+from feedalign_lab.learner import Learner
 from feedalign_lab.models import build_network
-
-TINY = ("--epochs", "1", "--network", "fc2-8")
+from feedalign_lab.seeding import stream_seed
 
 
 @pytest.fixture(autouse=True)
@@ -27,16 +27,6 @@ def quick_cost(monkeypatch: pytest.MonkeyPatch) -> None:
         return tuple(CostRecord(rule, 0.001, 1.0, 1000, 1.0) for rule in steps)
 
     monkeypatch.setattr(comparison, "measure_cost", measure)
-
-
-def results_in(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "results.json").read_text())
-
-
-def one_line(text: str) -> str:
-    assert text.count("\n") == 1, text
-    assert "Traceback" not in text
-    return text
 
 
 def test_compare_all_rules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,6 +103,25 @@ def test_busy_machine_is_told(
     main(["compare", "--rules", "fa", "--trials", "1", "--out", str(tmp_path), *TINY])
     assert ("machine was busy" in capsys.readouterr().out) == is_told
     assert results_in(tmp_path)["environment"]["load_average"] == load
+
+
+def test_steps_that_are_timed_move_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    learners: list[Learner] = []
+    honest = comparison.make_learner
+
+    def keep(*arguments: Any) -> Learner:
+        learners.append(honest(*arguments))
+        return learners[-1]
+
+    monkeypatch.setattr(comparison, "make_learner", keep)
+    plan = comparison.Plan("digits", "fc2-8", ("dfa", "drtp"), 1, training.Schedule(1, 32))
+    comparison._measure_cost(plan, load("digits"))
+    start = build_network("fc2-8", load("digits"), seed=stream_seed(0, 0, "weights"))
+    assert len(learners) == 3
+    for learner in learners:
+        assert learner.optimizer.state
+        for name, parameter in start.named_parameters():
+            assert torch.equal(learner.model.get_parameter(name), parameter)
 
 
 def test_json_alone_on_stdout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -249,70 +258,3 @@ def test_divergence_is_told_and_the_rest_goes_on(tmp_path: Path, capsys: pytest.
     assert "not finished" in out
     assert "backprop" in err
     assert "learning rate" in err
-
-
-def test_train_saves_weights_of_the_plain_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "--rule", "drtp", "--out", str(tmp_path), *TINY]) == 0
-    network = build_network("fc2-8", load("digits"), seed=0)
-    network.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
-    digits = load("digits")
-    with torch.no_grad():
-        wrong = network(digits.x_test).argmax(1) != digits.y_test
-    error = results_in(tmp_path)["summary"][0]["test_error"]["mean"]
-    assert 100 * float(wrong.float().mean()) == pytest.approx(error)
-    assert f"wrote {tmp_path / 'weights.pt'}" in capsys.readouterr().out
-
-
-def test_train_takes_one_rule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "--rule", "fa,dfa", "--out", str(tmp_path)]) == 2
-    assert "single rule" in one_line(capsys.readouterr().err)
-
-
-def test_rules_lists_all(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["rules"]) == 0
-    table = capsys.readouterr().out
-    assert main(["rules", "--json"]) == 0
-    facts = json.loads(capsys.readouterr().out)
-    assert len(facts) == 9
-    assert all(fact["name"] in table and fact["summary"] and fact["paper"] for fact in facts)
-    by_name = {fact["name"]: fact for fact in facts}
-    assert by_name["backprop"]["weight_transport"]
-    assert not by_name["drtp"]["update_locked"]
-
-
-def test_describe_shows_the_layers(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["describe", "--rule", "dfa", "--network", "fc2-8"]) == 0
-    text = capsys.readouterr().out
-    assert "fc1" in text
-    assert "[10, 8]" in text
-    assert main(["describe", "--rule", "dfa", "--network", "fc2-8", "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)["rows"]
-    assert [row["layer"] for row in rows] == ["fc1", "fc2", "fc3"]
-    assert rows[0]["fired"]
-
-
-def test_describe_unknown_rule(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["describe", "--rule", "dffa"]) == 2
-    assert "Did you mean" in one_line(capsys.readouterr().err)
-
-
-@pytest.mark.parametrize("command", ["compare", "train", "describe", "rules"])
-def test_help_teaches_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([command, "--help"]) == 0
-    assert f"feedalign {command} --" in capsys.readouterr().out
-
-
-def test_help_does_not_wait_for_torch() -> None:
-    import subprocess
-
-    code = (
-        "import sys; from feedalign_lab.cli import main; status = main(['compare', '--help']); "
-        "sys.exit(status or ('torch' in sys.modules))"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
-
-
-def test_without_the_lab_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setitem(sys.modules, "tyro", None)
-    assert main(["rules"]) == 2
-    assert "feedalign[lab]" in one_line(capsys.readouterr().err)

@@ -69,3 +69,11 @@ def test_rule_without_angles_is_left_out(figures: list[Figure]) -> None:
 def test_error_of_zero_can_be_drawn(figures: list[Figure]) -> None:
     plots.draw_learning_curves(["dfa"], [trial("dfa", 0, [8.0, 0.0])], "title", "%")
     assert figures[0].axes[0].get_yscale() == "linear"
+
+
+def test_rule_looks_the_same_whatever_it_is_compared_with(figures: list[Figure]) -> None:
+    trials = [trial("dfa", 0, [8.0, 4.0]), trial("fa", 0, [8.0, 4.0])]
+    for rules in (["dfa"], ["fa", "dfa"]):
+        plots.draw_learning_curves(rules, trials, "title", "%")
+    colors = [{line.get_label(): line.get_color() for line in figure.axes[0].get_lines()} for figure in figures]
+    assert colors[0]["dfa"] == colors[1]["dfa"] != colors[1]["fa"]

@@ -22,11 +22,12 @@ def test_folder_below_a_file_cannot_be_written(tmp_path: Path) -> None:
         ResultsFolder.open(tmp_path / "file" / "results", overwrite=True)
 
 
-def test_results_are_not_overwritten_unless_told_to(tmp_path: Path) -> None:
-    (tmp_path / "results.json").write_text("precious")
-    with pytest.raises(OutputFolderError, match=r"exists already.*--overwrite"):
+@pytest.mark.parametrize("name", ["results.json", "weights.pt", "learning_curves.png", "angles.png"])
+def test_no_file_is_overwritten_unless_told_to(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(OutputFolderError, match=rf"{name} exists already.*--overwrite"):
         ResultsFolder.open(tmp_path, overwrite=False)
-    assert (tmp_path / "results.json").read_text() == "precious"
+    assert (tmp_path / name).read_text() == "precious"
     ResultsFolder.open(tmp_path, overwrite=True).write_results({"a": 1})
     assert json.loads((tmp_path / "results.json").read_text()) == {"a": 1}
 

@@ -1,0 +1,80 @@
+"""The commands beside compare, and the help."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lab_output import TINY, one_line, results_in
+
+from feedalign_lab.cli import main
+from feedalign_lab.data import load
+from feedalign_lab.models import build_network
+from feedalign_lab.seeding import stream_seed
+
+
+def test_train_saves_weights_of_the_plain_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--rule", "drtp", "--out", str(tmp_path), *TINY]) == 0
+    network = build_network("fc2-8", load("digits"), seed=stream_seed(9, 9, "weights"))
+    network.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
+    digits = load("digits")
+    with torch.no_grad():
+        wrong = network(digits.x_test).argmax(1) != digits.y_test
+    error = results_in(tmp_path)["summary"][0]["test_error"]["mean"]
+    assert 100 * float(wrong.float().mean()) == pytest.approx(error)
+    assert f"wrote {tmp_path / 'weights.pt'}" in capsys.readouterr().out
+
+
+def test_train_takes_one_rule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--rule", "fa,dfa", "--out", str(tmp_path)]) == 2
+    assert "single rule" in one_line(capsys.readouterr().err)
+
+
+def test_rules_lists_all(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rules"]) == 0
+    table = capsys.readouterr().out
+    assert main(["rules", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert len(facts) == 9
+    assert all(fact["name"] in table and fact["summary"] and fact["paper"] for fact in facts)
+    by_name = {fact["name"]: fact for fact in facts}
+    assert by_name["backprop"]["weight_transport"]
+    assert not by_name["drtp"]["update_locked"]
+
+
+def test_describe_shows_the_layers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["describe", "--rule", "dfa", "--network", "fc2-8"]) == 0
+    text = capsys.readouterr().out
+    assert "fc1" in text
+    assert "[10, 8]" in text
+    assert main(["describe", "--rule", "dfa", "--network", "fc2-8", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["layer"] for row in rows] == ["fc1", "fc2", "fc3"]
+    assert rows[0]["fired"]
+
+
+def test_describe_unknown_rule(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["describe", "--rule", "dffa"]) == 2
+    assert "Did you mean" in one_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("command", ["compare", "train", "describe", "rules"])
+def test_help_teaches_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    assert f"feedalign {command} --" in capsys.readouterr().out
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = (
+        "import sys; from feedalign_lab.cli import main; status = main(['compare', '--help']); "
+        "sys.exit(status or ('torch' in sys.modules))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_without_the_lab_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    assert main(["rules"]) == 2
+    assert "feedalign[lab]" in one_line(capsys.readouterr().err)
