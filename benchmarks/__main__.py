@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -103,12 +104,13 @@ def timed(case: Case, activation: type[nn.Module], rounds: int) -> dict[str, Any
 
 
 def interleave(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
-    """Run every contestant once a round, each round in another order, so that none has a place of its own."""
+    """Run every contestant once a round, shuffled each round, so that none has a place or a predecessor of its own."""
     names = list(steps)
+    shuffle = random.Random(0).shuffle
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds + 3):
-        shift = number % len(names)
-        for name in names[shift:] + names[:shift]:
+        shuffle(names)
+        for name in names:
             began = time.perf_counter()
             steps[name]()
             if number >= 3:

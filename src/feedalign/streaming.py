@@ -113,8 +113,13 @@ class Stream:
                 f"(activation of shape {tuple(activation.shape)}): one target for each is needed."
             )
         if feedback is not None and self.rows.dim() == 1:
-            picked = feedback.index_select(0, self.rows.to(feedback.device)).to(activation.dtype)
-            return receiver.placement.deliver(picked.mul_(-self.scale), activation.shape)
+            rows = self.rows.to(feedback.device)
+            if isinstance(self.scale, Tensor) or feedback.shape[0] > rows.shape[0]:
+                picked = feedback.index_select(0, rows).mul_(-self.scale)
+            else:
+                # Scaling C rows and then picking N of them writes the large tensor once.
+                picked = (feedback * -self.scale).index_select(0, rows)
+            return receiver.placement.deliver(picked.to(activation.dtype), activation.shape)
         targets = self.rows
         if targets.dim() == 1:
             targets = nn.functional.one_hot(targets, self.num_outputs)
