@@ -5,7 +5,7 @@
 
 A block is what stands between `<!-- numbers:NAME -->` and `<!-- /numbers -->`: there the record NAME.json is rendered;
 or between `<!-- table:rules -->` and `<!-- /table -->`: there a line is made for each rule. A block whose record does
-not exist is empty.
+not exist says so.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "docs" / "records"
 
 _BLOCK = re.compile(r"(<!-- (numbers|table):(\S+) -->\n)(.*?)(<!-- /\2 -->)", re.DOTALL)
+_NOT_RECORDED = "*Not recorded yet.*"
 _OPENING = re.compile(r"<!-- (?:numbers|table):\S+ -->")
 
 
@@ -66,8 +67,7 @@ def render(text: str, records: Path) -> str:
         raise ValueError("A block is not closed: every <!-- numbers:NAME --> needs a <!-- /numbers -->.")
 
     def fill(match: re.Match[str]) -> str:
-        content = _content(match[2], match[3], records)
-        return match[1] + (f"\n{content}\n\n" if content else "") + match[5]
+        return f"{match[1]}\n{_content(match[2], match[3], records)}\n\n{match[5]}"
 
     return _BLOCK.sub(fill, text)
 
@@ -79,7 +79,7 @@ def _content(kind: str, name: str, records: Path) -> str:
         raise ValueError(f"There is no way to render the block {kind}:{name}; docs/tables.py makes them.")
     path = records / f"{name}.json"
     if not path.exists():
-        return ""
+        return _NOT_RECORDED
     return tables.FROM_RECORDS[name](json.loads(path.read_text(encoding="utf-8")))
 
 

@@ -71,23 +71,27 @@ def _comparison_caption(record: Record) -> str:
     config, where = record["config"], record["environment"]
     trials, epochs = config["trials"], config["schedule"]["epochs"]
     return (
-        f"`{config['data']}`, network `{config['network']}`, {epochs} epochs, mean ± standard deviation over {trials} "
-        f"trials. Angles are between the rule's and backprop's gradients at each layer's output after the last epoch; "
+        f"`{config['data']}`, network `{config['network']}`, {_counted(epochs, 'epoch')}, test error after the last "
+        f"one, {f'mean ± standard deviation over {trials} trials' if trials > 1 else 'one trial'}. Angles are between the rule's and backprop's gradients at each layer's output after the last epoch; "
         f"step time and peak memory are over backprop's. PyTorch {where['torch']}, "
         f"{_threads(where) + ' of a CPU' if where['device'] == 'cpu' else where['device_name']}."
     )
 
 
 def _threads(where: Record) -> str:
-    return f"{where['num_threads']} thread{'s' if where['num_threads'] != 1 else ''}"
+    return _counted(where["num_threads"], "thread")
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _layers_with_angles(record: Record) -> list[str]:
     """Layers at which some rule has an angle that is not zero: the output layer has none."""
-    layers: dict[str, None] = {}
-    for entry in record["summary"]:
-        layers |= {layer: None for layer, angle in entry["angles"].items() if angle is not None and angle > 0.05}
-    return sorted(layers, key=list(record["summary"][0]["angles"]).index)
+    # A rule none of whose trials finished has no layers: the order is that of all rules together.
+    in_order = dict.fromkeys(layer for entry in record["summary"] for layer in entry["angles"])
+    angles = {layer: [entry["angles"].get(layer) for entry in record["summary"]] for layer in in_order}
+    return [layer for layer in in_order if any(angle is not None and angle > 0.05 for angle in angles[layer])]
 
 
 def _spread(entry: Record, digits: int) -> str:

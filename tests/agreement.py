@@ -100,6 +100,8 @@ def compare(
     scale = torch.full((step.num_samples, 1), factor * step.scale(), dtype=torch.float64)
     scale = scale if weights is None else scale * weights[:, None]
     feedback = [matrix.double() for matrix in (given or {}).values()]
+    if isinstance(rule, LayerwiseRule):
+        feedback = [brsf.NONE, *feedback]
     if isinstance(rule, fa.BRSF):
         feedback = brsf.magnitudes(by_hand(model, "").weights, int(handle.store.seed), num_forwards=1)
     if streaming:

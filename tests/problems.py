@@ -97,10 +97,10 @@ class Problem:
         }
 
     def layerwise_feedback(self, seed: int = 5) -> dict[str, Tensor]:
-        """Matrices of the shapes of the weights by layer."""
+        """Matrices of the shapes of the weights by layer; the first layer sends nothing back and has none."""
         return {
             f"fc{layer}": draw(fan_out, fan_in, seed=10 * seed + layer, dtype=self.dtype)
-            for layer, (fan_in, fan_out) in enumerate(zip(self.widths, self.widths[1:], strict=False), start=1)
+            for layer, (fan_in, fan_out) in enumerate(zip(self.widths[1:], self.widths[2:], strict=False), start=2)
         }
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from torch import nn
+from torch.autograd.graph import Node
 
-from feedalign.blocks import Block, block_of
+from feedalign.blocks import Block, Graph, layer_names
 from feedalign.errors import AttachError, NoFeedbackPointError, PointNotFiredError
 from feedalign.linear_like import adjoint_of
 from feedalign.points import Points, is_nonlinearity, named_outright, near, select
@@ -35,7 +36,7 @@ class Candidate:
     @property
     def cuts(self) -> bool:
         """Whether the graph is cut here."""
-        return isinstance(self.rule, (DirectRule, Shallow))
+        return _cuts(self.rule)
 
 
 def as_rules(rule: Rules) -> dict[str, Rule]:
@@ -121,73 +122,97 @@ def _obstacle(probe: Probe, site: OutputSite, call: Call) -> str | None:
 
 
 def assign(
-    model: nn.Module, probe: Probe, calls: list[Call], rules: dict[str, Rule]
-) -> tuple[list[Candidate], dict[str, LayerwiseRule]]:
-    """Give each feedback point its rule, and each linear-like layer its layer-wise rule.
+    model: nn.Module, probe: Probe, graph: Graph, calls: list[Call], rules: dict[str, Rule]
+) -> tuple[list[Candidate], dict[str, Gated]]:
+    """Give each feedback point its rule, and find the layers whose input gradient is made with feedback weights.
 
-    A glob matches a point by its own name or by that of a layer that the point teaches directly.
+    A glob matches a point by its own name or by that of a layer that the point teaches directly, and a layer by its own
+    name or by that of such a point.
 
     Args:
         model: The model.
         probe: The forward on the example inputs.
+        graph: Its graph.
         calls: The feedback points.
         rules: Globs of names to rules; the first that matches counts.
 
     Returns:
-        The points with their rules and blocks, and the layers with layer-wise feedback.
+        The points with their rules and blocks, and the gated layers.
 
     Raises:
         AttachError: A glob matches nothing, or a point matches none.
     """
     nodes = [call.node for call in calls if call.node is not None]
-    rule_of: dict[int, Rule] = {}
-    used: set[str] = set()
-    for position, call in enumerate(calls):
-        names = [call.module, *layer_names(block_of(model, probe, call.node, nodes).direct)]
-        glob = next((glob for glob in rules if any(fnmatchcase(name, glob) for name in names)), None)
+    taught = [layer_names(graph.block(call.node, nodes).direct) for call in calls]
+    chosen = [_glob_for([call.module, *layers], rules) for call, layers in zip(calls, taught, strict=True)]
+    for call, layers, glob in zip(calls, taught, chosen, strict=True):
         if glob is None:
             raise AttachError(
-                f"No rule is given for feedback point {call.module!r}, which teaches {', '.join(names[1:])}; "
-                "add a glob that matches it, e.g. '*': fa.Backprop()."
+                f"No rule is given for feedback point {call.module!r}, which teaches {', '.join(layers)}; add a glob "
+                "that matches it, e.g. '*': fa.Backprop()."
             )
-        used.add(glob)
-        rule_of[position] = rules[glob]
-    gated, used_by_layers = _gated(model, probe, rules)
-    _refuse_unused(model, rules, used, used_by_layers)
-    cuts = [c.node for i, c in enumerate(calls) if c.node is not None and isinstance(rule_of[i], (DirectRule, Shallow))]
-    candidates = [Candidate(call, block_of(model, probe, call.node, cuts), rule_of[i]) for i, call in enumerate(calls)]
+    points = {layer: call.module for call, layers in zip(calls, taught, strict=True) for layer in layers}
+    layers = layer_names(probe.parameters.values())
+    layer_globs = {layer: _glob_for([layer, *filter(None, [points.get(layer)])], rules) for layer in layers}
+    _refuse_unused(model, rules, {*chosen, *layer_globs.values()})
+    rule_of = [rules[glob] for glob in chosen if glob is not None]
+    cuts = [call.node for call, rule in zip(calls, rule_of, strict=True) if call.node is not None and _cuts(rule)]
+    learners = {layer: rules[glob] for layer, glob in layer_globs.items() if glob is not None}
+    gated = _gated(model, probe, graph, cuts, learners)
+    _refuse_gateless(rules, gated)
+    candidates = [
+        Candidate(call, graph.block(call.node, cuts, gated), rule) for call, rule in zip(calls, rule_of, strict=True)
+    ]
     # A point with no layer between it and the one before it has nothing to teach.
     return [candidate for candidate in candidates if candidate.block.parameters], gated
 
 
-def _gated(model: nn.Module, probe: Probe, rules: dict[str, Rule]) -> tuple[dict[str, LayerwiseRule], set[str]]:
-    fired = {call.module for call in probe.calls}
-    gated: dict[str, LayerwiseRule] = {}
-    used: set[str] = set()
-    for name, module in model.named_modules():
-        glob = next((glob for glob in rules if fnmatchcase(name, glob)), None)
-        if glob is None or name not in fired or adjoint_of(module) is None:
+def _cuts(rule: Rule) -> bool:
+    return isinstance(rule, (DirectRule, Shallow))
+
+
+def _glob_for(names: list[str], rules: dict[str, Rule]) -> str | None:
+    return next((glob for glob in rules if any(fnmatchcase(name, glob) for name in names)), None)
+
+
+@dataclass(frozen=True)
+class Gated:
+    """A layer whose input gradient is made with a feedback weight: the rule, and the layers below taught so."""
+
+    rule: LayerwiseRule
+    below: tuple[str, ...]
+
+
+def _gated(
+    model: nn.Module, probe: Probe, graph: Graph, cuts: list[Node], learners: dict[str, Rule]
+) -> dict[str, Gated]:
+    """The layers right above those that a layer-wise rule teaches."""
+    gated: dict[str, Gated] = {}
+    for name in dict.fromkeys(call.module for call in probe.calls):
+        if adjoint_of(model.get_submodule(name)) is None:
             continue
-        used.add(glob)
-        rule = rules[glob]
-        if isinstance(rule, LayerwiseRule):
-            gated[name] = rule
-    return gated, used
+        below = graph.below(name, cuts)
+        rules = [rule for layer in below if isinstance(rule := learners.get(layer), LayerwiseRule)]
+        if rules:
+            gated[name] = Gated(rules[0], tuple(below))
+    return gated
 
 
-def _refuse_unused(model: nn.Module, rules: dict[str, Rule], used: set[str], used_by_layers: set[str]) -> None:
+def _refuse_unused(model: nn.Module, rules: dict[str, Rule], used: set[str | None]) -> None:
     for glob, rule in rules.items():
-        if isinstance(rule, LayerwiseRule) and glob not in used_by_layers:
-            raise NoFeedbackPointError(
-                f"{type(rule).__name__} acts at linear layers: nn.Linear, nn.Conv1d/2d/3d and Transformers' Conv1D; "
-                f"none that fires with gradients matches {glob!r}."
-            )
-        if glob in used | used_by_layers or isinstance(rule, Backprop):
-            continue
-        if len(rules) > 1:
+        if glob not in used and not isinstance(rule, Backprop) and len(rules) > 1:
             names = [name for name, _ in model.named_modules() if name]
             raise AttachError(
-                f"The glob {glob!r} matches no feedback point and no layer taught at one. {near(glob, names)}"
+                f"The glob {glob!r} matches no feedback point and no trainable layer. {near(glob, names)}"
+            )
+
+
+def _refuse_gateless(rules: dict[str, Rule], gated: dict[str, Gated]) -> None:
+    for glob, rule in rules.items():
+        if isinstance(rule, LayerwiseRule) and not any(gate.rule is rule for gate in gated.values()):
+            raise NoFeedbackPointError(
+                f"{type(rule).__name__} sends the error back through linear layers: nn.Linear, nn.Conv1d/2d/3d and "
+                f"Transformers' Conv1D; none that fires with gradients lies above a layer that {glob!r} matches."
             )
 
 
@@ -202,14 +227,3 @@ def refuse_pointless(rules: dict[str, Rule], candidates: list[Candidate], probe:
                 "layers before it, other than the one that makes the output. Name modules with points=, or put "
                 "fa.FeedbackPoint() after functional activations: h = self.point(torch.tanh(self.fc(x)))." + advice
             )
-
-
-def layer_names(parameters: tuple[str, ...]) -> list[str]:
-    """Return the modules that own the given parameters, once each, in order."""
-    return list(dict.fromkeys(layer_of(name) for name in parameters))
-
-
-def layer_of(parameter: str) -> str:
-    """Return the layer that a parameter belongs to; a parametrized weight lies two modules deeper."""
-    layer, found, _ = parameter.rpartition("parametrizations.")
-    return layer.rstrip(".") if found else parameter.rpartition(".")[0]

@@ -7,7 +7,7 @@ from typing import cast
 from torch import Generator, nn
 
 from feedalign.assign import Rules, as_rules, assign, find_calls, refuse_pointless
-from feedalign.blocks import block_of
+from feedalign.blocks import Graph
 from feedalign.blueprint import Blueprint
 from feedalign.build import build
 from feedalign.errors import UncutPathError
@@ -15,7 +15,7 @@ from feedalign.handle import Handle
 from feedalign.points import OUTPUT_LINKS, Points
 from feedalign.probe import Inputs, find_output, run
 from feedalign.rules.base import DirectRule, Link
-from feedalign.suitability import leaks, refuse_dead, refuse_unattachable, refuse_unbounded
+from feedalign.suitability import leaks, mend, refuse_dead, refuse_unattachable, refuse_unbounded
 from feedalign.supply import Feedback, as_feedback, generator_for
 
 
@@ -67,16 +67,17 @@ def attach(
     site = find_output(model, probe, output)
     link = cast("Link | None", OUTPUT_LINKS.get(site.link) if site.link else None)
     rules = {glob: one.for_output(link) if isinstance(one, DirectRule) else one for glob, one in rules.items()}
-    candidates, gated = assign(model, probe, find_calls(model, probe, site, points), rules)
+    graph = Graph(model, probe)
+    candidates, gated = assign(model, probe, graph, find_calls(model, probe, site, points), rules)
     refuse_pointless(rules, candidates, probe)
     refuse_dead(model, candidates)
     refuse_unbounded(model, candidates)
     cuts = [c.call.node for c in candidates if c.cuts and c.call.node is not None]
-    plan = Blueprint(model, probe, site, rules, candidates, gated, block_of(model, probe, site.node, cuts))
+    plan = Blueprint(model, probe, site, rules, candidates, gated, graph.block(site.node, cuts, gated))
     uncut = leaks(plan)
     if strict and uncut:
         raise UncutPathError(
-            f"Exact backprop still reaches {', '.join(uncut[:6])} on paths that the rule does not cut. Add feedback "
-            "points there with points=, or attach without strict=True and look at handle.describe()."
+            f"Exact backprop still reaches {', '.join(list(uncut)[:6])} around the rule. {mend(plan)} Or attach "
+            "without strict=True and look at handle.describe()."
         )
     return build(plan, source, draws)

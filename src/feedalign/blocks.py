@@ -1,15 +1,18 @@
-"""Which layers each teaching signal reaches, read off the autograd graph of the example forward."""
+"""Which layers each signal reaches, and through which weights, read off the autograd graph of the example forward."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torch import nn
 from torch.autograd.graph import Node
 
 from feedalign.linear_like import own_parameters
-from feedalign.probe import Call, Probe
+from feedalign.probe import Probe
+
+_PRODUCTS = {f"{op}Backward0" for op in ("Addmm", "Mm", "Bmm", "Baddbmm", "Convolution", "Linear", "MkldnnLinear")}
+_RESHAPES = {f"{op}Backward0" for op in ("T", "Transpose", "Permute", "View", "UnsafeView", "Expand", "Unsqueeze")}
 
 
 @dataclass(frozen=True)
@@ -17,89 +20,169 @@ class Block:
     """The parameters that one signal reaches before it meets the next cut.
 
     Attributes:
-        direct: Those of layers that it reaches without passing through another layer's weights, in order.
-        through: Those that it reaches only through the true weights of a layer in between: exact backprop.
+        parameters: All of them, in the model's order.
+        direct: Those of layers that it reaches without passing through another layer.
+        via: For each layer that it reaches through the true weights of others, on some path: these others.
         nodes: The graph nodes of the block, parameters aside.
     """
 
+    parameters: tuple[str, ...]
     direct: tuple[str, ...]
-    through: tuple[str, ...]
+    via: Mapping[str, tuple[str, ...]]
     nodes: tuple[Node, ...] = field(repr=False)
 
-    @property
-    def parameters(self) -> tuple[str, ...]:
-        """All parameters that the signal reaches."""
-        return self.direct + self.through
+
+@dataclass(frozen=True)
+class _Layer:
+    """A product with weights: its name and where its input comes in."""
+
+    name: str
+    inputs: tuple[Node, ...]
 
 
-def block_of(model: nn.Module, probe: Probe, root: Node | None, cuts: Iterable[Node]) -> Block:
-    """Return the parameters that a gradient at `root` reaches without crossing a cut.
+class Graph:
+    """The graph of the example forward, to be walked from signals down to parameters.
 
     Args:
         model: The model.
         probe: The forward on the example inputs.
-        root: Graph node at which the signal enters.
-        cuts: Graph nodes of feedback points; the walk stops there.
-
-    Returns:
-        The block.
     """
-    stops = {id(node) for node in cuts if node is not root}
-    every, nodes = _reached(root, stops, probe, {})
-    direct, _ = _reached(root, stops, probe, _layers(model, probe))
-    names = [name for name in probe.parameters.values() if name in every]
-    return Block(tuple(n for n in names if n in direct), tuple(n for n in names if n not in direct), nodes)
+
+    def __init__(self, model: nn.Module, probe: Probe) -> None:
+        self.names = probe.parameters
+        self._modules: dict[int, _Layer] = {}
+        self._inside: dict[int, Node] = {}
+        weighted = [call for call in probe.calls if _has_weights(model.get_submodule(call.module))]
+        owners = {call.module for call in weighted}
+        for call in weighted:
+            is_composite = any(name.startswith(f"{call.module}.") for name in owners)
+            if call.node is not None and not is_composite:
+                inputs = tuple(node for node in call.input_nodes if node is not None)
+                self._modules.setdefault(id(call.node), _Layer(call.module, inputs))
+                inside = self._walk([child for child, _ in call.node.next_functions], {id(node) for node in inputs})[1]
+                self._inside |= {id(node): node for node in inside}
+
+    def block(self, root: Node | None, cuts: Iterable[Node], gated: Collection[str] = ()) -> Block:
+        """Return what a gradient at `root` reaches without crossing a cut.
+
+        Args:
+            root: Graph node at which the signal enters.
+            cuts: Graph nodes of feedback points; the walk stops there.
+            gated: Layers whose input gradient is made with feedback weights instead of their own.
+
+        Returns:
+            The block.
+        """
+        stops = {id(node) for node in cuts if node is not root}
+        reached, nodes = self._walk([root], stops)
+        direct, _ = self._walk([root], stops, stop_at_layers=True)
+        via: dict[str, list[str]] = {}
+        for layer in self._layers_among(nodes):
+            if layer.name in gated:
+                continue
+            for name in layer_names(self._in_order(self._walk(layer.inputs, stops)[0])):
+                crossed = via.setdefault(name, [])
+                if layer.name not in crossed:
+                    crossed.append(layer.name)
+        inner = tuple(node for node in nodes if not hasattr(node, "variable"))
+        crossings = {name: tuple(crossed) for name, crossed in via.items()}
+        return Block(self._in_order(reached), self._in_order(direct), crossings, inner)
+
+    def below(self, name: str, cuts: Iterable[Node]) -> list[str]:
+        """Return the trainable layers right below one: reached without passing through another such layer, or a cut.
+
+        Args:
+            name: The layer above.
+            cuts: Graph nodes of feedback points; the walk stops there.
+
+        Returns:
+            Names of layers.
+        """
+        stops = {id(node) for node in cuts}
+        inputs = [node for layer in self._modules.values() if layer.name == name for node in layer.inputs]
+        reached: set[str] = set()
+        while inputs:
+            found, nodes = self._walk(inputs, stops, stop_at_layers=True)
+            reached |= found
+            stops |= {id(node) for node in nodes}
+            frozen = [layer for layer in self._layers_among(nodes) if not self._own(layer, nodes)]
+            inputs = [node for layer in frozen for node in layer.inputs]
+        return layer_names(self._in_order(reached))
+
+    def _own(self, layer: _Layer, nodes: Iterable[Node]) -> set[str]:
+        """Trainable parameters of a layer whose output is among the nodes."""
+        inputs = {id(node) for node in layer.inputs}
+        outputs = [node for node in nodes if self._layer_at(node) == layer]
+        return self._walk(outputs, inputs)[0]
+
+    def _in_order(self, reached: Collection[str]) -> tuple[str, ...]:
+        return tuple(name for name in self.names.values() if name in reached)
+
+    def _layer_at(self, node: Node) -> _Layer | None:
+        """The layer whose output this node makes: a module's, or one written as a function of a bare parameter."""
+        if id(node) in self._modules:
+            return self._modules[id(node)]
+        if node.name() not in _PRODUCTS or id(node) in self._inside:
+            return None
+        children = [child for child, _ in node.next_functions if child is not None]
+        weights = [leaf for child in children if (leaf := _weight(child)) is not None and id(leaf) in self.names]
+        if not weights:
+            return None
+        return _Layer(layer_of(self.names[id(weights[0])]), tuple(c for c in children if _weight(c) is None))
+
+    def _layers_among(self, nodes: Iterable[Node]) -> list[_Layer]:
+        """Layers of a block; a product inside a module's own call counts as that module."""
+        layers = [layer for node in nodes if (layer := self._layer_at(node)) is not None]
+        return [layer for layer in layers if layer.inputs]
+
+    def _walk(
+        self, roots: Iterable[Node | None], stops: set[int], *, stop_at_layers: bool = False
+    ) -> tuple[set[str], list[Node]]:
+        """Parameters and nodes that gradients at the roots reach."""
+        reached: set[str] = set()
+        # Holds the nodes themselves: a node let go would lend its id to another.
+        seen: dict[int, Node] = {}
+        waiting = list(roots)
+        while waiting:
+            node = waiting.pop()
+            if node is None or id(node) in seen or id(node) in stops:
+                continue
+            seen[id(node)] = node
+            leaf = getattr(node, "variable", None)
+            if leaf is not None and id(leaf) in self.names:
+                reached.add(self.names[id(leaf)])
+            layer = self._layer_at(node) if stop_at_layers else None
+            if layer is None:
+                waiting.extend(child for child, _ in node.next_functions)
+            else:
+                inputs = {id(source) for source in layer.inputs}
+                reached |= self._walk([c for c, _ in node.next_functions], inputs | stops)[0]
+        return reached, list(seen.values())
 
 
-def _layers(model: nn.Module, probe: Probe) -> dict[int, Call]:
-    """Calls of modules with a weight matrix of their own, by the graph node of what they returned."""
-    modules = dict(model.named_modules())
-    found: dict[int, Call] = {}
-    for call in probe.calls:
-        if call.node is not None and any(p.dim() > 1 for p in own_parameters(modules[call.module])):
-            found.setdefault(id(call.node), call)
-    return found
+def _has_weights(module: nn.Module) -> bool:
+    return any(parameter.dim() > 1 for parameter in own_parameters(module))
 
 
-_PRODUCTS = {f"{op}Backward0" for op in ("Addmm", "Mm", "Bmm", "Baddbmm", "Convolution", "Linear", "MkldnnLinear")}
-_RESHAPES = {f"{op}Backward0" for op in ("T", "Transpose", "Permute", "View", "UnsafeView", "Expand", "Unsqueeze")}
-
-
-def _is_weight(node: Node | None) -> bool:
-    """Whether an operand of a product is a parameter, perhaps transposed: a layer written as a function."""
+def _weight(node: Node | None) -> object:
+    """The parameter behind an operand of a product, perhaps transposed; None for anything else."""
     while node is not None and node.name() in _RESHAPES:
         node = node.next_functions[0][0]
-    return hasattr(node, "variable")
-
-
-def _reached(
-    root: Node | None, stops: set[int], probe: Probe, layers: dict[int, Call]
-) -> tuple[set[str], tuple[Node, ...]]:
-    """Walk the graph; at a node of `layers`, take the layer's own parameters and do not walk into its input."""
-    reached: set[str] = set()
-    # Holds the nodes themselves: a node let go would lend its id to another.
-    seen: dict[int, Node] = {}
-    waiting: list[Node | None] = [root]
-    while waiting:
-        node = waiting.pop()
-        if node is None or id(node) in seen or id(node) in stops:
-            continue
-        seen[id(node)] = node
-        leaf = getattr(node, "variable", None)
-        if leaf is not None and id(leaf) in probe.parameters:
-            reached.add(probe.parameters[id(leaf)])
-        call = layers.get(id(node))
-        if call is not None:
-            inputs = {id(source) for source in call.input_nodes if source is not None}
-            reached |= _reached(node, inputs, probe, {})[0]
-            continue
-        children = [child for child, _ in node.next_functions if child is not None]
-        weights = [child for child in children if _is_weight(child)] if layers and node.name() in _PRODUCTS else []
-        waiting.extend(weights or children)
-    return reached, tuple(node for node in seen.values() if not hasattr(node, "variable"))
+    return getattr(node, "variable", None)
 
 
 def overlap(blocks: Iterable[Block]) -> bool:
-    """Whether any part of the graph belongs to two blocks, so that one of them cannot be freed before the other."""
+    """Tell whether any part of the graph belongs to two blocks, so that none of them can be freed alone."""
     nodes = [id(node) for block in blocks for node in block.nodes]
     return len(set(nodes)) < len(nodes)
+
+
+def layer_names(parameters: Iterable[str]) -> list[str]:
+    """Return the modules that own the given parameters, once each, in order."""
+    return list(dict.fromkeys(layer_of(name) for name in parameters))
+
+
+def layer_of(parameter: str) -> str:
+    """Return the layer that a parameter belongs to; a parametrized weight lies two modules deeper."""
+    layer, found, _ = parameter.rpartition("parametrizations.")
+    return layer.rstrip(".") if found else parameter.rpartition(".")[0]

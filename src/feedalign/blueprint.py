@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from feedalign.assign import Candidate
+from feedalign.assign import Candidate, Gated
 from feedalign.blocks import Block
 from feedalign.probe import OutputSite, Probe
-from feedalign.rules.base import LayerwiseRule, Rule
+from feedalign.rules.base import Rule
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Blueprint:
         site: Where the error is taken.
         rules: Globs to rules, as settled for this output.
         candidates: The feedback points with their rules.
-        gated: The layers with layer-wise feedback.
+        gated: The layers whose input gradient is made with feedback weights.
         output_block: What the error itself reaches.
     """
 
@@ -31,5 +31,5 @@ class Blueprint:
     site: OutputSite
     rules: dict[str, Rule]
     candidates: list[Candidate]
-    gated: dict[str, LayerwiseRule]
+    gated: dict[str, Gated]
     output_block: Block

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Generator, Tensor, nn
 
-from feedalign.assign import layer_names
-from feedalign.blocks import overlap
+from feedalign.blocks import layer_names, overlap
 from feedalign.blueprint import Blueprint
 from feedalign.broadcast import Receiver
 from feedalign.circuit import Circuit, Site
@@ -46,7 +45,7 @@ def build(plan: Blueprint, source: Source, draws: Generator) -> Handle:
     if projection is not None and plan.gated:
         raise AttachError("fa.Projection stands for error @ feedback of direct rules; layer-wise rules need weights.")
     placements = _placements(plan)
-    if source is not None and not placements and not any(_is_drawn(rule) for rule in plan.gated.values()):
+    if source is not None and not placements and not any(_is_drawn(gate.rule) for gate in plan.gated.values()):
         names = ", ".join(type(rule).__name__ for rule in plan.rules.values())
         raise AttachError(f"feedback= is given, but {names} takes none: leave it out.")
     keys: dict[str, str] = {}
@@ -111,7 +110,7 @@ def _fill(
     matrices = {} if isinstance(source, Projection) else _draw(plan, source, draws, placements)
     for name, matrix in matrices.items():
         store.keep(keys[name], matrix)
-    redrawn = [keys[name] for name, rule in plan.gated.items() if rule.redraws]
+    redrawn = [keys[name] for name, gate in plan.gated.items() if gate.rule.redraws]
     if redrawn:
         store.redraw_at_every_forward(redrawn, int(torch.randint(2**62, (), generator=draws)))
     reference = next((p for p in plan.model.parameters() if p.is_floating_point()), None)
@@ -133,8 +132,8 @@ def _draw(
             placement = placements[candidate.label]
             wanted[candidate.rule][candidate.label] = (placement.num_outputs, placement.num_features)
     for name, gate in plan.gated.items():
-        if _is_drawn(gate):
-            wanted[gate][name] = tuple(forward_weight(plan.model.get_submodule(name)).shape)
+        if _is_drawn(gate.rule):
+            wanted[gate.rule][name] = tuple(forward_weight(plan.model.get_submodule(name)).shape)
     if isinstance(source, Mapping):
         return supply({name: shape for shapes in wanted.values() for name, shape in shapes.items()}, source, draws)
     matrices: dict[str, Tensor] = {}
@@ -165,8 +164,8 @@ def _hook(plan: Blueprint, circuit: Circuit, keys: dict[str, str]) -> list[Remov
         model.get_submodule(module).register_forward_hook(PointHook(circuit, module))
         for module in dict.fromkeys(s.module for s in circuit.sites)
     ]
-    for name, rule in plan.gated.items():
-        hooks += _gate(model.get_submodule(name), circuit, name, keys[name], rule)
+    for name, gate in plan.gated.items():
+        hooks += _gate(model.get_submodule(name), circuit, name, keys[name], gate.rule)
     maker = model.get_submodule(site.module)
     at_output = OutputHook(circuit, site.index)
     if site.before:

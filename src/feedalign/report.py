@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from feedalign.assign import layer_names
+from collections.abc import Mapping
+
+from feedalign.blocks import layer_names
 from feedalign.blueprint import Blueprint
 from feedalign.describe import Description, Row
 from feedalign.feedback import Projection
 from feedalign.placement import Placement
 from feedalign.rules.base import DirectRule
 from feedalign.store import FeedbackStore
-from feedalign.suitability import leaks
+from feedalign.suitability import leaks, mend
 from feedalign.supply import Source
 
 _Line = tuple[Row, str | None]
@@ -38,19 +40,17 @@ def report(
     lines: list[_Line] = []
     for layer in _layers(plan):
         lines += _at_points(plan, layer, placements, source) + _at_output(plan, layer, uncut)
-        if layer in plan.gated:
-            lines = _with_gate(lines, plan, layer, store, keys)
+        lines += _from_gates(plan, layer, store, keys)
     rules = " + ".join(dict.fromkeys(repr(rule) for rule in plan.rules.values()))
-    site = plan.site
-    where = (
-        f"the input of {site.module!r}"
-        if site.before
-        else f"the output of {site.module!r}"
-        if site.module
-        else "the model's output"
-    )
     rows, fires = tuple(row for row, _ in lines), tuple(module for _, module in lines)
-    return Description(rules, where, rows, tuple(_notes(plan, uncut))), fires
+    return Description(rules, _place(plan), rows, tuple(_notes(plan, uncut))), fires
+
+
+def _place(plan: Blueprint) -> str:
+    """Where the error is taken, in words."""
+    if plan.site.before:
+        return f"the input of {plan.site.module!r}"
+    return f"the output of {plan.site.module!r}" if plan.site.module else "the model's output"
 
 
 def _layers(plan: Blueprint) -> list[str]:
@@ -63,20 +63,17 @@ def _layers(plan: Blueprint) -> list[str]:
 def _at_points(plan: Blueprint, layer: str, placements: dict[str, Placement], source: Source) -> list[_Line]:
     lines: list[_Line] = []
     for candidate in plan.candidates:
-        if not candidate.cuts:
+        is_direct, via = layer in layer_names(candidate.block.direct), candidate.block.via.get(layer, ())
+        if not candidate.cuts or not (is_direct or via):
             continue
-        signal = candidate.rule.signal
-        if layer in layer_names(candidate.block.through) and layer not in layer_names(candidate.block.direct):
-            signal += f", through {', '.join(layer_names(candidate.block.direct))}"
-        elif layer not in layer_names(candidate.block.direct):
-            continue
+        through = f", {'also ' if is_direct else ''}through {', '.join(via)}" if via else ""
         feedback = "-"
         if isinstance(candidate.rule, DirectRule):
             placement = placements[candidate.label]
             shape = [placement.num_outputs, placement.num_features]
             feedback = f"{shape} {_origin(source, candidate.rule)}"
-        row = Row(layer or "(model)", candidate.label, f"{candidate.rule.name}: {signal}", feedback, None)
-        lines.append((row, candidate.call.module))
+        signal = f"{candidate.rule.name}: {candidate.rule.signal}{through}"
+        lines.append((Row(layer or "(model)", candidate.label, signal, feedback, None), candidate.call.module))
     return lines
 
 
@@ -86,40 +83,34 @@ def _origin(source: Source, rule: DirectRule) -> str:
     return "given" if isinstance(source, dict) else repr(source or rule.default_draw)
 
 
-def _at_output(plan: Blueprint, layer: str, uncut: list[str]) -> list[_Line]:
+def _at_output(plan: Blueprint, layer: str, uncut: Mapping[str, tuple[str, ...]]) -> list[_Line]:
     name = layer or "(model)"
-    if layer in uncut and layer not in plan.gated:
-        return [(Row(name, "-", "exact backprop, NOT CUT", "-", None, uncut=True), None)]
-    if layer in layer_names(plan.output_block.direct):
-        return [(Row(name, "output", "error", "-", None), None)]
-    if layer in layer_names(plan.output_block.through):
-        arrives = "what the feedback weights above send" if plan.gated else "exact gradient from the layers above"
-        return [(Row(name, "-", arrives, "-", None), None)]
-    return []
+    is_direct = layer in layer_names(plan.output_block.direct)
+    lines: list[_Line] = [(Row(name, "output", "error", "-", None), None)] if is_direct else []
+    if layer in uncut:
+        signal = f"exact backprop through {', '.join(uncut[layer])}, NOT CUT"
+        lines.append((Row(name, "-", signal, "-", None, uncut=True), None))
+    elif layer in plan.output_block.via and not is_direct:
+        lines.append((Row(name, "-", "exact gradient from the layers above", "-", None), None))
+    return lines
 
 
-def _with_gate(
-    lines: list[_Line], plan: Blueprint, layer: str, store: FeedbackStore, keys: dict[str, str]
-) -> list[_Line]:
-    """Say in a layer's rows that its input gradient is made with a feedback weight."""
-    rule = plan.gated[layer]
-    held = store._buffers.get(keys[layer])
-    feedback = (
-        f"{list(held.shape)} fixed" if held is not None else "drawn at every forward" if rule.redraws else "from W"
-    )
-    changed: list[_Line] = []
-    for row, module in lines:
-        if row.layer == layer:
-            arrives = "error" if row.point == "output" else f"{rule.name}: {rule.signal}"
-            row, module = Row(layer, row.point, arrives, feedback, None), layer
-        changed.append((row, module))
-    return changed
+def _from_gates(plan: Blueprint, layer: str, store: FeedbackStore, keys: dict[str, str]) -> list[_Line]:
+    """One row for each gated layer right above, whose feedback weight sends this layer its signal."""
+    lines: list[_Line] = []
+    for name, gate in plan.gated.items():
+        if layer in gate.below:
+            held = store._buffers.get(keys[name])
+            drawn = "drawn at every forward" if gate.rule.redraws else "from W"
+            feedback = f"{drawn if held is None else f'{list(held.shape)} fixed'}, at {name}"
+            lines.append((Row(layer, "-", f"{gate.rule.name}: {gate.rule.signal}", feedback, None), name))
+    return lines
 
 
-def _notes(plan: Blueprint, uncut: list[str]) -> list[str]:
+def _notes(plan: Blueprint, uncut: Mapping[str, tuple[str, ...]]) -> list[str]:
     notes = []
     if uncut:
-        notes.append(f"exact backprop still reaches {', '.join(uncut)}: no point cuts that path")
+        notes.append(f"exact backprop still reaches {', '.join(uncut)}. {mend(plan)}")
     seen = {name for c in plan.candidates for name in c.block.parameters} | set(plan.output_block.parameters)
     unreached = layer_names(tuple(name for name in plan.probe.parameters.values() if name not in seen))
     if unreached:

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from feedalign.assign import Candidate, layer_names
+from feedalign.assign import Candidate
+from feedalign.blocks import layer_names
 from feedalign.blueprint import Blueprint
 from feedalign.errors import (
     AlreadyAttachedError,
@@ -19,7 +20,6 @@ from feedalign.errors import (
     WrappedModelError,
 )
 from feedalign.handle import ATTACHED
-from feedalign.linear_like import own_parameters
 from feedalign.points import RECTIFIERS, SATURATING
 from feedalign.rules.control import Backprop
 from feedalign.rules.drtp import DRTP
@@ -121,32 +121,29 @@ def refuse_unbounded(model: nn.Module, candidates: Iterable[Candidate]) -> None:
         )
 
 
-def leaks(plan: Blueprint) -> list[str]:
-    """Return layers that exact backprop reaches around the rule.
+def mend(plan: Blueprint) -> str:
+    """Return the sentence that says how to close a leak."""
+    if not any(candidate.cuts for candidate in plan.candidates):
+        return (
+            "Layers other than nn.Linear, nn.Conv1d/2d/3d and Transformers' Conv1D send errors down through their true "
+            "weights, and layer-wise rules have no feedback for them; a direct rule such as fa.DFA() cuts there."
+        )
+    return (
+        "Add feedback points behind them: points= replaces the default points, so list these too, e.g. "
+        "points=[torch.nn.ReLU, 'block1', 'block2']."
+    )
 
-    For rules that cut: those that the error reaches from the output through another layer's weights. For layer-wise
-    rules: those whose input gradient is left to their true weights.
+
+def leaks(plan: Blueprint) -> dict[str, tuple[str, ...]]:
+    """Return the layers that exact backprop reaches from the output around the rules, and through which weights.
 
     Args:
         plan: The model read, its rules assigned.
 
     Returns:
-        Names of layers.
+        For each such layer the layers whose true weights lie on the way; nothing if no rule cuts or gates.
     """
-    found = _transporting(plan) if plan.gated else []
-    if any(candidate.cuts for candidate in plan.candidates):
-        own = {name for c in plan.candidates if not c.cuts for name in c.block.parameters}
-        reached = layer_names(tuple(name for name in plan.output_block.through if name not in own))
-        found += [name for name in reached if name not in found]
-    return found
-
-
-def _transporting(plan: Blueprint) -> list[str]:
-    found: list[str] = []
-    for call in plan.probe.calls:
-        module = plan.model.get_submodule(call.module)
-        own = any(p.dim() > 1 and id(p) in plan.probe.parameters for p in own_parameters(module))
-        has_source = any(node is not None for node in call.input_nodes)
-        if own and has_source and call.module not in plan.gated and call.module not in found:
-            found.append(call.module)
-    return found
+    if not plan.gated and not any(candidate.cuts for candidate in plan.candidates):
+        return {}
+    by_backprop = {n for c in plan.candidates if isinstance(c.rule, Backprop) for n in layer_names(c.block.parameters)}
+    return {layer: via for layer, via in plan.output_block.via.items() if layer not in by_backprop}

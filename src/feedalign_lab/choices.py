@@ -7,6 +7,7 @@ from feedalign_lab.errors import SettingError, UnknownNameError
 from feedalign_lab.names import DATA_NAMES, REGRESSION_NAMES
 
 ALL = "all"
+_NEEDS_CLASSES = "needs classes"
 
 
 def rule_names() -> tuple[str, ...]:
@@ -72,6 +73,22 @@ def make_rule(name: str, task: Task) -> Rule:
 def rule_names_for(task: Task) -> tuple[str, ...]:
     """Names of the rules that can learn a task: DRTP projects class targets, so it has no regression."""
     return tuple(name for name in rule_names() if task == "classification" or name != "drtp")
+
+
+def left_out(text: str, task: Task) -> dict[str, str]:
+    """The rules that "all" does not stand for in a task.
+
+    Args:
+        text: What `parse_rule_names` is given.
+        task: What is to be learned.
+
+    Returns:
+        Why each rule is left out, by its name; empty where the rules are named one by one.
+    """
+    if text.strip().lower() != ALL:
+        return {}
+    suited = rule_names_for(task)
+    return {name: _NEEDS_CLASSES for name in rule_names() if name not in suited}
 
 
 def parse_rule_names(text: str, task: Task) -> tuple[str, ...]:

@@ -1,17 +1,22 @@
 """The `feedalign` command: parsing. What the commands do is imported once it is known that one will run."""
 
+import os
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from typing import Annotated
 
 _EXIT_USER_ERROR = 2
 _EXIT_INTERRUPTED = 130
+_EXIT_BROKEN_PIPE = 141
+_COMMANDS = ("compare", "train", "describe", "rules")
 
 _ABOUT = """Train networks without backpropagating through them, and compare the rules that do so.
 
 Examples:
   feedalign compare --data digits --rules all --trials 3
   feedalign rules
+  feedalign --version
 """
 _COMPARE = """Train one network under several rules and put error, angles to backprop and cost side by side.
 
@@ -48,8 +53,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments after the command's name; None takes those of the process.
 
     Returns:
-        The exit status: 0 done, 1 a trial diverged, 2 a wrong argument or bad input, 130 interrupted.
+        The exit status: 0 done, 1 a trial diverged, 2 a wrong argument or bad input, 130 interrupted,
+        141 nobody reads the output any more.
     """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = _main(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output, such as head, has left: what is still to be flushed goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _EXIT_BROKEN_PIPE
+    return status
+
+
+def _main(arguments: list[str]) -> int:
+    """Run the command, for a reader that stays to the end."""
+    if arguments == ["--version"]:
+        print(f"feedalign {metadata.version('feedalign')}")
+        return 0
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in _COMMANDS:
+        from feedalign_lab.errors import UnknownNameError
+
+        print(f"feedalign: {UnknownNameError('command', arguments[0], _COMMANDS)}", file=sys.stderr)
+        return _EXIT_USER_ERROR
     try:
         import tyro
     except ModuleNotFoundError:
@@ -67,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             | Annotated[RulesOptions, subcommand("rules", description=_RULES)],
             prog="feedalign",
             description=_ABOUT,
-            args=argv,
+            args=arguments,
             config=(FlagCreatePairsOff,),
         )
     except SystemExit as stop:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from rich.table import Table
 
 from feedalign.errors import FeedalignError
 from feedalign_lab import data
-from feedalign_lab.choices import parse_rule_names, rule_class, task_of
+from feedalign_lab.choices import left_out, parse_rule_names, rule_class, task_of
 from feedalign_lab.comparison import Comparison, Plan, run_comparison, run_training
 from feedalign_lab.errors import SettingError
 from feedalign_lab.learner import LearnerSpec, make_learner
@@ -26,7 +27,7 @@ from feedalign_lab.options import (
     TrainOptions,
 )
 from feedalign_lab.progress import TrainingProgress
-from feedalign_lab.report import comparison_table, rule_facts, rules_table
+from feedalign_lab.report import comparison_table, left_out_sentence, rule_facts, rules_table
 from feedalign_lab.results import ResultsFolder, to_json
 from feedalign_lab.settings import data_setting, rule_setting
 from feedalign_lab.training import Schedule
@@ -61,7 +62,9 @@ def run(options: Options) -> int:
 
 def _compare(options: CompareOptions) -> int:
     """Train every rule and show them side by side."""
-    plan = _plan(options, parse_rule_names(options.rules, task_of(options.data)), options.trials)
+    task = task_of(options.data)
+    plan = _plan(options, parse_rule_names(options.rules, task), options.trials)
+    plan = replace(plan, left_out=left_out(options.rules, task))
     device = _device(options.device)
     folder = ResultsFolder.open(_folder_path(options, plan), overwrite=options.overwrite)
     with _threads(options.threads):
@@ -164,6 +167,8 @@ def _report(comparison: Comparison, *, as_json: bool) -> int:
     """Print the outcome: figures on stdout, what went wrong on stderr."""
     if as_json:
         print(to_json(comparison.to_dict()), end="")
+        if missing := left_out_sentence(comparison.plan.left_out):
+            print(f"feedalign: {missing}", file=sys.stderr)
     else:
         _print_table(comparison_table(comparison))
         for path in comparison.files:
@@ -182,4 +187,7 @@ def _print_table(table: Table) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=max(console.width, _MIN_TABLE_WIDTH))
-    console.print(table)
+    # Rich ends the process by itself where nobody reads on; the text is printed as any other.
+    with console.capture() as captured:
+        console.print(table)
+    print(captured.get(), end="")

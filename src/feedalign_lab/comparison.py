@@ -1,6 +1,6 @@
 """The main job: the same network and data under several rules, trial by trial."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -8,10 +8,11 @@ from typing import Any, Literal
 import torch
 
 from feedalign_lab.cost import CostRecord, measure_cost
-from feedalign_lab.data.dataset import Dataset
+from feedalign_lab.data.dataset import Dataset, DatasetFacts
 from feedalign_lab.environment import Environment, describe_environment
 from feedalign_lab.errors import SettingError
-from feedalign_lab.learner import Learner, LearnerSpec, make_learner
+from feedalign_lab.learner import Learner, LearnerSpec, loss_name, make_learner
+from feedalign_lab.models import NetworkFacts, network_facts
 from feedalign_lab.plots import draw_angles, draw_learning_curves
 from feedalign_lab.records import EpochRecord, RuleSummary, TrialResult, summarize
 from feedalign_lab.results import ANGLES_NAME, CURVES_NAME, WEIGHTS_NAME, ResultsFolder
@@ -40,6 +41,7 @@ class Plan:
         learning_rate: Step size for every rule; None takes each rule's own from the settings.
         dropout: Probability of dropping at the input of every fully connected layer.
         seed: Seed of everything, not negative.
+        left_out: Rules that were asked for among all the others and do not suit the data, with the reason.
     """
 
     data: str
@@ -50,6 +52,7 @@ class Plan:
     learning_rate: float | None = None
     dropout: float = 0.0
     seed: int = 0
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -87,6 +90,8 @@ class Comparison:
 
     Attributes:
         plan: What is compared.
+        dataset: What the data set consists of.
+        network: What the network consists of.
         error_unit: Unit of the test error, "%" or "mean squared error".
         environment: Versions and machine.
         status: "running", "finished" or "interrupted".
@@ -96,6 +101,8 @@ class Comparison:
     """
 
     plan: Plan
+    dataset: DatasetFacts
+    network: NetworkFacts
     error_unit: str
     environment: Environment
     status: Literal["running", "finished", "interrupted"] = "running"
@@ -116,6 +123,10 @@ class Comparison:
             "format": _RESULTS_FORMAT,
             "status": self.status,
             "config": asdict(self.plan),
+            "data": self.dataset,
+            "network": self.network,
+            "loss": loss_name(self.dataset.task),
+            "optimizer": "Adam",
             "settings": {rule: self.plan.setting(rule) for rule in self.plan.rules},
             "seeds": [
                 {stream: stream_seed(self.plan.seed, trial, stream) for stream in streams}
@@ -190,7 +201,8 @@ def _start(plan: Plan, dataset: Dataset) -> Comparison:
     """An empty comparison, once plan and data are known to go together."""
     plan.schedule.check(dataset)
     unit = "%" if dataset.task == "classification" else "mean squared error"
-    return Comparison(plan, unit, describe_environment(dataset.x_train.device))
+    facts = dataset.facts(), network_facts(plan.network, dataset)
+    return Comparison(plan, *facts, unit, describe_environment(dataset.x_train.device))
 
 
 def _measure_cost(plan: Plan, dataset: Dataset) -> tuple[CostRecord, ...]:

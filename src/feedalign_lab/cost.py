@@ -1,8 +1,12 @@
 """Step time and peak memory of each rule, as ratios to backprop in the same process."""
 
+import os
 import statistics
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +18,9 @@ _SAMPLE_SECONDS = 0.003
 _BUDGET_SECONDS = 6.0
 _MIN_ROUNDS, _MAX_ROUNDS = 5, 101
 _NUM_WARMUP_STEPS = 3
+_STDERR = 2
+# PyTorch's profiler says so, once, of memory that was there before it began; the level is counted from there.
+_HARMLESS = b"Memory block of unknown size"
 
 Step = Callable[[], object]
 
@@ -55,7 +62,8 @@ def measure_cost(steps: Mapping[str, Step], baseline: str, device: torch.device)
         for _ in range(_NUM_WARMUP_STEPS):
             step()
     seconds = _interleaved_medians(steps, baseline, device)
-    peaks = {rule: fa.measure.peak_memory(step) for rule, step in steps.items()}
+    with without_profiler_warning():
+        peaks = {rule: fa.measure.peak_memory(step) for rule, step in steps.items()}
     return tuple(
         CostRecord(
             rule=rule,
@@ -66,6 +74,32 @@ def measure_cost(steps: Mapping[str, Step], baseline: str, device: torch.device)
         )
         for rule in steps
     )
+
+
+@contextmanager
+def without_profiler_warning() -> Iterator[None]:
+    """Keep the profiler's warning about older memory from the process's stderr; all else that goes there passes.
+
+    It is written by C++, past `sys.stderr`, so the file descriptor itself is lent out for a while.
+    """
+    sys.stderr.flush()
+    try:
+        kept = os.dup(_STDERR)
+    except OSError:  # there is no stderr to write to
+        yield
+        return
+    with tempfile.TemporaryFile() as written:
+        os.dup2(written.fileno(), _STDERR)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, _STDERR)
+            os.close(kept)
+            written.seek(0)
+            rest = b"".join(line for line in written if _HARMLESS not in line)
+            if rest:
+                os.write(_STDERR, rest)
 
 
 def _interleaved_medians(steps: Mapping[str, Step], baseline: str, device: torch.device) -> dict[str, float]:

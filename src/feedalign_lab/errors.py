@@ -48,4 +48,4 @@ class OutputFolderError(LabError, OSError):
 
 
 class DivergedError(LabError, ArithmeticError):
-    """A loss or an output that is no longer a finite number."""
+    """A trial that blew up: numbers that are not finite, or a loss far above that of the untrained network."""

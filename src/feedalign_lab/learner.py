@@ -68,9 +68,15 @@ class Learner:
         self.update(self.loss_function(self.model(x), y))
 
 
+def loss_name(task: Task) -> str:
+    """The loss's name in `torch.nn.functional`."""
+    return "binary_cross_entropy" if task == "classification" else "mse_loss"
+
+
 def loss_function_for(task: Task) -> LossFunction:
     """Binary cross-entropy of sigmoid outputs for classes, mean squared error for values."""
-    return functional.binary_cross_entropy if task == "classification" else functional.mse_loss
+    function: LossFunction = getattr(functional, loss_name(task))
+    return function
 
 
 def make_learner(spec: LearnerSpec, dataset: Dataset) -> Learner:

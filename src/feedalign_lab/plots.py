@@ -40,7 +40,7 @@ def draw_learning_curves(rules: Sequence[str], trials: Sequence[TrialResult], ti
         curves = [[epoch.test_error for epoch in trial.epochs] for trial in trials if trial.rule == rule]
         _draw_band(axes, curves, rule)
     axes.set(xlabel="epoch", ylabel=f"test error ({unit})", title=title)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     errors = [epoch.test_error for trial in trials for epoch in trial.epochs]
     if errors and min(errors) > 0:
         _use_log_scale(axes, min(errors), max(errors))
@@ -73,7 +73,7 @@ def draw_angles(rules: Sequence[str], trials: Sequence[TrialResult], title: str)
             curves = [_angle_curve(trial, layer) for trial in trials if trial.rule == rule]
             _draw_band(axes, curves, rule)
         axes.set(xlabel="epoch", ylabel="angle to backprop (degrees)", title=layer)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         # Backprop's own line lies at zero: leave it visible.
         axes.set_ylim(-3, max(105.0, axes.get_ylim()[1]))
         lines, labels = axes.get_legend_handles_labels()

@@ -10,6 +10,8 @@ from feedalign.measure import LayerAlignment
 
 Status = Literal["finished", "interrupted", "diverged"]
 
+NUM_LAST_EPOCHS = 10
+
 
 @dataclass(frozen=True)
 class EpochRecord:
@@ -38,7 +40,7 @@ class TrialResult:
         rule: Name of the rule.
         trial: Number of the trial, from 0.
         learning_rate: Step size of Adam.
-        status: "finished", "interrupted" (by Ctrl-C) or "diverged" (a loss that is no finite number).
+        status: "finished", "interrupted" (by Ctrl-C) or "diverged" (see `training.run_trial`).
         message: What went wrong, empty if nothing did.
         epochs: The epochs that were completed.
     """
@@ -69,6 +71,8 @@ class RuleSummary:
         num_trials: Trials that were started.
         num_finished: Trials that ran to the end; only these count in the figures.
         test_error: After the last epoch, over the finished trials; None if there is none.
+        test_error_last_epochs: The same of each trial's mean over its last ten epochs (all, where there are fewer),
+            which is what Frenkel et al. (2021) report.
         angles: Per hidden layer, degrees between the rule's delta and backprop's after the last epoch, averaged over
             the finished trials; nan where there is no signal to compare.
         seconds: Mean wall time of a finished trial's training steps.
@@ -78,6 +82,7 @@ class RuleSummary:
     num_trials: int
     num_finished: int
     test_error: Spread | None
+    test_error_last_epochs: Spread | None
     angles: dict[str, float]
     seconds: float
 
@@ -113,6 +118,9 @@ def summarize(rule: str, results: Iterable[TrialResult]) -> RuleSummary:
     started = [result for result in results if result.rule == rule]
     finished = [result for result in started if result.status == "finished" and result.epochs]
     errors = [result.epochs[-1].test_error for result in finished]
+    late_errors = [
+        statistics.fmean(epoch.test_error for epoch in result.epochs[-NUM_LAST_EPOCHS:]) for result in finished
+    ]
     layers: dict[str, list[float]] = {}
     for result in finished:
         for entry in hidden_layers(result.epochs[-1]):
@@ -122,6 +130,7 @@ def summarize(rule: str, results: Iterable[TrialResult]) -> RuleSummary:
         num_trials=len(started),
         num_finished=len(finished),
         test_error=spread(errors) if errors else None,
+        test_error_last_epochs=spread(late_errors) if late_errors else None,
         angles={layer: statistics.fmean(values) for layer, values in layers.items()},
         seconds=statistics.fmean(sum(epoch.seconds for epoch in result.epochs) for result in finished)
         if finished

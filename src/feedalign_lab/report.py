@@ -1,6 +1,7 @@
 """Tables for people."""
 
 import math
+from collections.abc import Mapping
 
 from rich.table import Table
 
@@ -12,8 +13,8 @@ from feedalign_lab.records import RuleSummary
 _MAX_ANGLE_COLUMNS = 5
 _NOTHING = "-"
 _CAPTION = (
-    "rate: of Adam; angle: degrees between the rule's and backprop's delta at the end of training; "
-    "time and memory: of one step, over backprop's"
+    "rate: of Adam; test error: after the last epoch; angle: degrees between the rule's and backprop's delta at the "
+    "end of training; time and memory: of one step, over backprop's"
 )
 
 
@@ -31,7 +32,7 @@ def comparison_table(comparison: Comparison) -> Table:
     table = Table(
         title=f"{plan.data}, {plan.network}, {_counted(plan.schedule.epochs, 'epoch')}, "
         f"{_counted(plan.trials, 'trial')}{ending}",
-        caption=_CAPTION + _load_warning(comparison),
+        caption=_CAPTION + _left_out_remark(comparison) + _load_warning(comparison),
     )
     summaries = comparison.summaries()
     layers = list(dict.fromkeys(layer for summary in summaries for layer in summary.angles))
@@ -58,13 +59,13 @@ def rules_table() -> Table:
     """All rules with what they need and what they are free of."""
     table = Table(title="learning rules")
     table.add_column("rule", no_wrap=True)
-    for heading in ("update\nlocked", "weight\ntransport", "learns\nfeedback", "unbiased"):
-        table.add_column(heading, justify="center")
     table.add_column("what it does", ratio=1)
+    for heading in ("waits for\nthe output", "reads forward\nweights", "unbiased"):
+        table.add_column(heading, justify="center")
     table.add_column("paper")
     for rule in fa.ALL_RULES:
-        facts = (rule.update_locked, rule.weight_transport, rule.learns_feedback, rule.unbiased)
-        table.add_row(rule.name, *("yes" if fact else "no" for fact in facts), first_sentence(rule.__doc__), rule.paper)
+        facts = (rule.update_locked, rule.weight_transport, rule.unbiased)
+        table.add_row(rule.name, first_sentence(rule.__doc__), *("yes" if fact else "no" for fact in facts), rule.paper)
     return table
 
 
@@ -95,6 +96,18 @@ def first_sentence(docstring: str | None) -> str:
 def _counted(number: int, noun: str) -> str:
     """A number with its noun, in the plural where it needs one."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def left_out_sentence(left_out: Mapping[str, str]) -> str:
+    """Which rules are not there and why; empty if none is missing."""
+    rules = ", ".join(f"{rule} ({why})" for rule, why in left_out.items())
+    return f"left out: {rules}" if rules else ""
+
+
+def _left_out_remark(comparison: Comparison) -> str:
+    """A line of the caption."""
+    sentence = left_out_sentence(comparison.plan.left_out)
+    return f"\n{sentence}" if sentence else ""
 
 
 def _load_warning(comparison: Comparison) -> str:

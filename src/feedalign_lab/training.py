@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import feedalign as fa
+from feedalign.errors import ErrorFormError
 from feedalign_lab.data.augmentation import flip_horizontally
 from feedalign_lab.data.dataset import Dataset
 from feedalign_lab.errors import DivergedError, SettingError
@@ -19,6 +20,9 @@ from feedalign_lab.seeding import generator, stream_seed
 
 _TEST_BATCH_SIZE = 500
 _ALIGNMENT_BATCH_SIZE = 256
+_BLOWN_UP = 2.0
+# Where a sigmoid's slope is below this, PyTorch's binary cross-entropy no longer passes the whole error on.
+_SATURATED_SLOPE = 1e-12
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,15 @@ def run_trial(
 ) -> TrialResult:
     """Train a learner and keep a record of every epoch.
 
-    Ctrl-C and a loss that is no finite number end the trial early; the epochs before stay in the result.
+    Ctrl-C ends the trial early; the epochs before stay in the result. A trial has diverged where
+
+    * an output, a loss, a parameter or a gradient is not finite: it ends there;
+    * the outputs are so saturated that a rule can no longer read the targets from the error: it ends there;
+    * the mean training loss of the last epoch is more than twice that of the untrained network;
+    * at the end every gradient is exactly zero, while the loss is no lower than that of the untrained network.
+
+    The last two are judged once all epochs are done, so that a bad start that is made good is no divergence. A
+    network that is stuck at chance without having blown up has not diverged.
 
     Args:
         learner: The learner; trained in place.
@@ -79,11 +91,13 @@ def run_trial(
     records: list[EpochRecord] = []
     status: Status = "finished"
     message = ""
+    untrained_loss = _untrained_loss(learner, dataset, spec.seed)
     try:
         for record in _epochs(learner, spec, schedule, dataset):
             records.append(record)
             if on_epoch is not None:
                 on_epoch(record)
+        _check_the_end(learner, spec.rule, untrained_loss, records[-1].train_loss)
     except KeyboardInterrupt:
         status, message = "interrupted", f"interrupted after {len(records)} of {schedule.epochs} epochs"
     except DivergedError as error:
@@ -148,8 +162,42 @@ def _checked_step(learner: Learner, rule: str, x: Tensor, y: Tensor, when: str) 
     value = float(loss.detach())
     if not math.isfinite(value):
         raise _diverged(learner, rule, f"the loss ({value})", when)
-    learner.update(loss)
+    try:
+        learner.update(loss)
+    except ErrorFormError as error:
+        slope = output.detach() * (1 - output.detach())
+        if not bool((slope < _SATURATED_SLOPE).any()):
+            raise
+        raise DivergedError(
+            f"{rule}: the outputs are saturated at {when}, so that the targets can no longer be read from the error; "
+            f"{_advice(learner)}."
+        ) from error
     return value
+
+
+@torch.no_grad()
+def _untrained_loss(learner: Learner, dataset: Dataset, seed: int) -> float:
+    """The loss before any step, without dropout, on the examples that angles are measured on."""
+    x, y = _alignment_batch(dataset, dataset.encode(dataset.y_train), seed)
+    with _evaluating(learner.model):
+        output = learner.model(x)
+    # Binary cross-entropy fails on nan; the first step will say where it comes from.
+    return float(learner.loss_function(output, y)) if bool(torch.isfinite(output).all()) else math.nan
+
+
+def _check_the_end(learner: Learner, rule: str, untrained_loss: float, last_loss: float) -> None:
+    """Refuse to call a trial finished whose loss blew up without ceasing to be finite."""
+    against = f"against {untrained_loss:.3g} of the untrained network; {_advice(learner)}."
+    if last_loss > _BLOWN_UP * untrained_loss:
+        raise DivergedError(f"{rule}: the training loss of the last epoch is {last_loss:.3g}, {against}")
+    gradients = [parameter.grad for parameter in learner.model.parameters() if parameter.grad is not None]
+    if last_loss >= untrained_loss and not any(bool(gradient.any()) for gradient in gradients):
+        raise DivergedError(f"{rule}: every gradient is zero at a training loss of {last_loss:.3g}, {against}")
+
+
+def _advice(learner: Learner) -> str:
+    """What to try."""
+    return f"try a learning rate below {learner.optimizer.param_groups[0]['lr']:g}"
 
 
 def first_non_finite(model: nn.Module) -> str | None:
@@ -174,8 +222,7 @@ def _diverged(learner: Learner, rule: str, what: str, when: str) -> DivergedErro
     """The error that names the step, the first layer affected and the rule."""
     where = first_non_finite(learner.model)
     origin = f"first in {where}" if where else "though every parameter still is"
-    rate = learner.optimizer.param_groups[0]["lr"]
-    return DivergedError(f"{rule}: {what} is no longer finite at {when}, {origin}; try a learning rate below {rate:g}.")
+    return DivergedError(f"{rule}: {what} is no longer finite at {when}, {origin}; {_advice(learner)}.")
 
 
 @torch.no_grad()

@@ -146,6 +146,13 @@ def test_feedback_that_is_no_tensor_is_refused() -> None:
     assert_refused(Perceptron(), errors.FeedbackShapeError, *words, example_inputs=x, feedback=feedback)
 
 
+@pytest.mark.parametrize("rule", [fa.Backprop(), fa.Shallow(), fa.USF(), fa.BRSF()])
+@pytest.mark.parametrize("feedback", [fa.Normal(), "nokland2016", {"act1": torch.randn(3, 7)}])
+def test_feedback_for_a_rule_that_takes_none_is_refused(rule: fa.Rule, feedback: Any) -> None:
+    words = ("feedback=", type(rule).__name__, "takes none", "leave it out")
+    assert_refused(Perceptron(), errors.AttachError, *words, rule=rule, example_inputs=x, feedback=feedback)
+
+
 def test_layerwise_feedback_has_the_weights_own_shape() -> None:
     feedback = {"fc1": torch.randn(7, 5), "fc2": torch.randn(7, 6), "head": torch.randn(3, 6)}
     words = ("feedback['fc2']", "(7, 6)", "(6, 7)")

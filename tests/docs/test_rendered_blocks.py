@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ import feedalign as fa
 
 ROOT = Path(__file__).parents[2]
 
-COMPARISON = {
+COMPARISON: dict[str, Any] = {
     "status": "finished",
     "config": {"data": "digits", "network": "fc1-20", "trials": 3, "schedule": {"epochs": 4, "batch_size": 32}},
     "environment": {"torch": "2.13.0", "num_threads": 1, "device": "cpu", "device_name": "x"},
@@ -80,9 +81,11 @@ def test_the_rules_table_has_a_line_for_each_rule(render_blocks: ModuleType) -> 
         assert f"`fa.{rule.__name__}()`" in page
 
 
-def test_a_block_without_a_record_stays_empty(render_blocks: ModuleType, tmp_path: Path) -> None:
+def test_a_block_without_a_record_says_so(render_blocks: ModuleType, tmp_path: Path) -> None:
     page = "before\n<!-- numbers:digits -->\nold\n<!-- /numbers -->\nafter\n"
-    assert render_blocks.render(page, tmp_path) == "before\n<!-- numbers:digits -->\n<!-- /numbers -->\nafter\n"
+    filled = render_blocks.render(page, tmp_path)
+    assert filled == "before\n<!-- numbers:digits -->\n\n*Not recorded yet.*\n\n<!-- /numbers -->\nafter\n"
+    assert render_blocks.render(filled, tmp_path) == filled
 
 
 def test_a_changed_record_changes_the_page(render_blocks: ModuleType, tmp_path: Path) -> None:
@@ -97,6 +100,24 @@ def test_a_changed_record_changes_the_page(render_blocks: ModuleType, tmp_path: 
     changed["summary"][0]["test_error"] |= {"mean": 5.0, "std": 0.25}
     (tmp_path / "digits.json").write_text(json.dumps(changed))
     assert "5.00 ± 0.25" in render_blocks.render(filled, tmp_path)
+
+
+def test_what_compare_writes_can_be_rendered(render_blocks: ModuleType, tmp_path: Path) -> None:
+    from feedalign_lab.cli import main
+
+    arguments = ["compare", "--network", "fc2-8", "--epochs", "1", "--trials", "1", "--out", str(tmp_path / "run")]
+    assert main([*arguments, "--rules", "backprop,shallow,dfa", "--threads", "1"]) == 0
+    (tmp_path / "run" / "results.json").rename(tmp_path / "digits.json")
+    filled = render_blocks.render("<!-- numbers:digits -->\n<!-- /numbers -->\n", tmp_path)
+    assert "| rule | test error (%) | angle, layer fc1 | angle, layer fc2 | step time | peak memory |" in filled
+    assert all(f"| {rule} | " in filled for rule in ("backprop", "shallow", "dfa"))
+    assert "network `fc2-8`, 1 epoch, test error after the last one, one trial." in filled
+
+
+def test_a_rule_that_never_finished_may_come_first(render_blocks: ModuleType, tmp_path: Path) -> None:
+    record = {**COMPARISON, "summary": COMPARISON["summary"][::-1]}
+    (tmp_path / "digits.json").write_text(json.dumps(record))
+    assert "| dfa | 4.12 " in render_blocks.render("<!-- numbers:digits -->\n<!-- /numbers -->\n", tmp_path)
 
 
 def test_the_benchmark_is_rendered(render_blocks: ModuleType, tmp_path: Path) -> None:

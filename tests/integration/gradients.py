@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -64,3 +64,11 @@ def assert_hidden_layers_learn(found: Gradients, rule: Any) -> None:
     else:
         assert hidden is not None
         assert hidden.any()
+
+
+def layerwise_feedback(model: nn.Module, layers: Sequence[nn.Module]) -> list[Tensor]:
+    """What was drawn for each layer; a layer that teaches none below has none, and any tensor will do for it."""
+    store = fa.handle_of(model).store
+    names = {module: name.replace(".", "_") for name, module in model.named_modules()}
+    drawn = [store.drawn(names[layer], layer.weight) for layer in layers]
+    return [layer.weight.detach() if one is None else one for layer, one in zip(layers, drawn, strict=True)]

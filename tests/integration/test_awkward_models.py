@@ -27,6 +27,7 @@ from attach.models import (
     sequential,
 )
 from attach.sequence_models import Attentive, Recurrent, SentenceClassifier, TiedWeights, Tokens, tokens
+from feedalign.rules import LayerwiseRule
 from integration.by_hand import gradients_by_hand, layers
 from integration.gradients import (
     ALL_RULES,
@@ -34,6 +35,7 @@ from integration.gradients import (
     assert_same_gradients,
     attached,
     gradients,
+    layerwise_feedback,
     step,
 )
 
@@ -136,10 +138,9 @@ def seeded(run: Callable[[], Any]) -> Any:
 
 def drawn_feedback(model: nn.Module, rule: fa.Rule) -> list[Tensor]:
     """What the rule drew, in order; for BRSF what it drew for the forward that just ran."""
-    store = fa.handle_of(model).store
-    if not isinstance(rule, fa.BRSF):
-        return list(store.buffers())
-    return [store.drawn(key, layer.weight) for key, layer in zip(store.redrawn, layers(model), strict=True)]
+    if not isinstance(rule, LayerwiseRule):
+        return list(fa.handle_of(model).store.buffers())
+    return layerwise_feedback(model, layers(model))
 
 
 def rules_for(name: str) -> list[fa.Rule]:

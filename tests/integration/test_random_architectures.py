@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 import feedalign as fa
 from attach.model_state import assert_same_state, state_of
+from feedalign.rules import LayerwiseRule
 from integration.by_hand import gradients_by_hand
-from integration.gradients import assert_same_gradients, gradients, step
+from integration.gradients import assert_same_gradients, gradients, layerwise_feedback, step
 
 ACTIVATIONS: list[type[nn.Module]] = [nn.Tanh, nn.Sigmoid, nn.Softsign, nn.Hardtanh, nn.ReLU, nn.GELU, nn.ELU]
 RULES: list[fa.Rule] = [rule() for rule in fa.ALL_RULES if rule is not fa.DRTP]
@@ -102,11 +103,10 @@ def same_dropout(run: Callable[[], Any]) -> Any:
 
 
 def feedback_of(model: nn.Module) -> list[Tensor]:
-    store = fa.handle_of(model).store
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    if store.redrawn:
-        return [store.drawn(key, layer.weight) for key, layer in zip(store.redrawn, layers, strict=True)]
-    return list(store.buffers())
+    handle = fa.handle_of(model)
+    if not isinstance(handle.rules[0], LayerwiseRule):
+        return list(handle.store.buffers())
+    return layerwise_feedback(model, [module for module in model.modules() if isinstance(module, nn.Linear)])
 
 
 @settings(max_examples=120)

@@ -131,6 +131,49 @@ def test_json_alone_on_stdout(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert err == ""
 
 
+def test_results_stand_alone(tmp_path: Path) -> None:
+    main(["compare", "--rules", "fa", "--trials", "1", "--out", str(tmp_path), *TINY])
+    results = results_in(tmp_path)
+    assert results["data"] == {
+        "task": "classification",
+        "num_train": 1297,
+        "num_test": 500,
+        "input_shape": [64],
+        "num_outputs": 10,
+        "normalization": load("digits").normalization,
+    }
+    num_parameters = 64 * 8 + 8 + 8 * 8 + 8 + 8 * 10 + 10
+    assert results["network"] == {
+        "activation": "tanh",
+        "output": "sigmoid",
+        "num_parameters": num_parameters,
+        "num_trainable": num_parameters,
+    }
+    assert (results["loss"], results["optimizer"]) == ("binary_cross_entropy", "Adam")
+    assert results["config"]["left_out"] == {}
+
+
+def test_every_field_of_the_results_is_documented(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text(encoding="utf-8")
+    main(["compare", "--rules", "fa", "--trials", "1", "--out", str(tmp_path), *TINY])
+    results = results_in(tmp_path)
+    parts = [results["config"], results["config"]["schedule"], results["data"], results["network"]]
+    parts += [results["settings"]["fa"], results["seeds"][0], results["environment"], results["cost"][0]]
+    parts += [results["summary"][0], results["summary"][0]["test_error"], results["trials"][0]]
+    parts += [results["trials"][0]["epochs"][0], results["trials"][0]["epochs"][0]["alignment"][0]]
+    for field in [*results, *(field for part in parts for field in part)]:
+        assert f"`{field}`" in page, field
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_rules_left_out_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str], as_json: bool) -> None:
+    data = ["--data", "synthetic-regression", "--batch-size", "500", "--rules", "all", "--trials", "1"]
+    assert main(["compare", *data, "--out", str(tmp_path), *TINY, *(["--json"] if as_json else [])]) == 0
+    out, err = capsys.readouterr()
+    assert "left out: drtp (needs classes)" in (one_line(err) if as_json else out)
+    assert results_in(tmp_path)["config"]["left_out"] == {"drtp": "needs classes"}
+
+
 def test_learning_rate_given_for_the_run(tmp_path: Path) -> None:
     main(["compare", "--rules", "fa", "--trials", "1", "--lr", "0.01", "--out", str(tmp_path), *TINY])
     assert results_in(tmp_path)["settings"]["fa"]["learning_rate"] == 0.01
@@ -169,7 +212,7 @@ def test_wrong_arguments(
 
 def test_arguments_that_do_not_parse(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "--epochs", "many"]) == 2
-    assert main(["nonsense"]) == 2
+    assert main(["--nonsense"]) == 2
     assert capsys.readouterr().out == ""
 
 

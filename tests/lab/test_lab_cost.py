@@ -1,12 +1,14 @@
 """Cost: ratios to backprop out of interleaved steps."""
 
+import os
+import sys
 from collections.abc import Callable
 
 import pytest
 import torch
 
 from feedalign_lab import cost
-from feedalign_lab.cost import measure_cost
+from feedalign_lab.cost import measure_cost, without_profiler_warning
 
 CPU = torch.device("cpu")
 
@@ -77,3 +79,13 @@ def test_one_slow_moment_does_not_move_the_median(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("feedalign.measure.peak_memory", lambda step: 8)
     records = measure_cost({"backprop": lambda: None, "other": lambda: None}, "backprop", CPU)
     assert [record.time_ratio for record in records] == [1.0, 2.0]
+
+
+def test_the_profilers_warning_is_kept_back_and_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="kept"), without_profiler_warning():
+        os.write(2, b"[W1 CPUAllocator.cpp:249] Memory block of unknown size was allocated before the profiling\n")
+        os.write(2, b"another warning\n")
+        print("and one of Python's", file=sys.stderr)
+        raise ValueError("kept")
+    print("after", file=sys.stderr)
+    assert capfd.readouterr().err == "another warning\nand one of Python's\nafter\n"

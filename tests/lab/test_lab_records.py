@@ -38,6 +38,16 @@ def test_summary_takes_the_last_epoch_of_finished_trials() -> None:
     assert summary.seconds == 4.0
 
 
+def test_late_error_is_the_mean_over_ten_epochs_or_over_all() -> None:
+    long = [result(0, [50.0, *([4.0] * 5), *([6.0] * 5)]), result(1, [50.0, *([8.0] * 10)])]
+    late = summarize("dfa", long).test_error_last_epochs
+    assert late is not None
+    assert (late.mean, late.std, late.count) == (6.5, pytest.approx(math.sqrt(4.5)), 2)
+    short = summarize("dfa", [result(0, [3.0, 4.0])]).test_error_last_epochs
+    assert short is not None
+    assert short.mean == 3.5
+
+
 def test_angles_are_those_of_hidden_layers() -> None:
     assert summarize("dfa", [result(0, [4.0]), result(1, [4.0])]).angles == {"fc1": 40.5}
 
@@ -45,5 +55,6 @@ def test_angles_are_those_of_hidden_layers() -> None:
 def test_rule_without_a_finished_trial() -> None:
     summary = summarize("dfa", [result(0, [4.0], "interrupted")])
     assert summary.test_error is None
+    assert summary.test_error_last_epochs is None
     assert summary.angles == {}
     assert math.isnan(summary.seconds)

@@ -9,9 +9,11 @@ import pytest
 import torch
 from lab_output import TINY, one_line, results_in
 
+import feedalign as fa
 from feedalign_lab.cli import main
 from feedalign_lab.data import load
 from feedalign_lab.models import build_network
+from feedalign_lab.report import rules_table
 from feedalign_lab.seeding import stream_seed
 
 
@@ -64,6 +66,35 @@ def test_describe_unknown_rule(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_teaches_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     assert f"feedalign {command} --" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"feedalign {fa.__version__}\n"
+
+
+def test_mistyped_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compair", "--rules", "fa"]) == 2
+    out, err = capsys.readouterr()
+    assert "no command called 'compair'. Did you mean compare?" in one_line(err)
+    assert out == ""
+
+
+@pytest.mark.parametrize("arguments", [["rules"], ["rules", "--json"], ["compare", "--help"]])
+def test_reader_that_leaves_early(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "feedalign_lab.cli", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+def test_columns_are_called_what_the_documentation_calls_them(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tables.py").read_text(encoding="utf-8")
+    for heading in [str(column.header).replace("\n", " ") for column in rules_table().columns]:
+        assert f'"{heading}"' in page
 
 
 def test_help_does_not_wait_for_torch() -> None:

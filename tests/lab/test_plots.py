@@ -54,6 +54,16 @@ def test_trials_that_ended_early_count_as_far_as_they_went(figures: list[Figure]
     assert lines(figures[0].axes[0]) == {"dfa": [7.0, 4.0]}
 
 
+@pytest.mark.parametrize("num_epochs", [1, 2, 3])
+def test_epochs_are_whole_numbers(figures: list[Figure], num_epochs: int) -> None:
+    trials = [trial("dfa", 0, [8.0] * num_epochs)]
+    plots.draw_learning_curves(["dfa"], trials, "title", "%")
+    plots.draw_angles(["dfa"], trials, "title")
+    for axes in (axes for figure in figures for axes in figure.axes):
+        shown = [tick for tick in axes.get_xticks() if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]]
+        assert shown == list(range(1, num_epochs + 1))
+
+
 def test_panel_for_each_hidden_layer(figures: list[Figure]) -> None:
     plots.draw_angles(["dfa"], [trial("dfa", 0, [8.0, 4.0], angle=44.0)], "title")
     assert [axes.get_title() for axes in figures[0].axes] == ["fc1", "fc2"]

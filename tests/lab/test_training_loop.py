@@ -128,6 +128,57 @@ def test_fused_adam_takes_the_steps_of_plain_adam(digits: Dataset) -> None:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("rate", [10.0, 1e3, 1e30])
+@pytest.mark.parametrize("rule", ["backprop", "shallow", "fa", "dfa", "sign-dfa", "drtp"])
+def test_blow_up_without_nan_has_diverged(digits: Dataset, rule: str, rate: float) -> None:
+    result = train(digits, dataclasses.replace(SPEC, rule=rule, learning_rate=rate))
+    assert result.status == "diverged"
+    assert rule in result.message
+    assert f"try a learning rate below {rate:g}" in result.message
+
+
+def test_blown_up_regression_has_diverged() -> None:
+    spec = LearnerSpec("dfa", "fc2-100", 1e3, "zero")
+    assert train(data.load("synthetic-regression"), spec, Schedule(1, 50)).status == "diverged"
+
+
+def test_gradients_of_zero_at_the_loss_of_chance_have_diverged(digits: Dataset) -> None:
+    learner = make_learner(SPEC, digits)
+
+    def shut(*_: object) -> None:
+        with torch.no_grad():
+            learner.model.get_parameter("fc3.weight").zero_()
+            learner.model.get_parameter("fc3.bias").fill_(-200.0)
+
+    # All outputs at exactly zero cost one class in a hundred, so less than twice what the start costs.
+    shut()
+    learner.optimizer.register_step_post_hook(shut)
+    result = run_trial(learner, SPEC, Schedule(1, 32), digits)
+    assert result.status == "diverged"
+    assert "every gradient is zero" in result.message
+
+
+def test_bad_start_that_is_made_good_is_no_divergence(digits: Dataset) -> None:
+    learner = make_learner(SPEC, digits)
+    good = {name: parameter.detach().clone() for name, parameter in learner.model.named_parameters()}
+    with torch.no_grad():
+        learner.model.get_parameter("fc3.bias").fill_(30.0)
+    steps = 0
+
+    def mend(*_: object) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 41:
+            with torch.no_grad():
+                for name, parameter in learner.model.named_parameters():
+                    parameter.copy_(good[name])
+
+    untrained = make_learner(SPEC, digits)
+    assert figures(run_trial(untrained, SPEC, Schedule(1, 32), digits))
+    learner.optimizer.register_step_post_hook(mend)
+    assert run_trial(learner, SPEC, Schedule(3, 32), digits).status == "finished"
+
+
 def test_nan_stops_the_trial_and_names_step_layer_and_rule(digits: Dataset) -> None:
     learner = make_learner(SPEC, digits)
     steps = 0

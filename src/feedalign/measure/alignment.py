@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from feedalign.assign import layer_of
+from feedalign.blocks import layer_of
 from feedalign.handle import Handle, handle_of
 from feedalign.probe import Inputs, as_arguments, left_as_found
 

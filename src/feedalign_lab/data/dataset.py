@@ -12,6 +12,27 @@ from feedalign_lab.seeding import generator
 Task = Literal["classification", "regression"]
 
 
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What a data set consists of.
+
+    Attributes:
+        task: "classification" or "regression".
+        num_train: Training examples.
+        num_test: Test examples.
+        input_shape: Shape of one input.
+        num_outputs: Output units that a network for it needs.
+        normalization: What was done to the raw inputs, in words.
+    """
+
+    task: Task
+    num_train: int
+    num_test: int
+    input_shape: tuple[int, ...]
+    num_outputs: int
+    normalization: str
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A data set held as tensors on one device.
@@ -58,6 +79,17 @@ class Dataset:
         if self.num_classes is None:
             return y
         return functional.one_hot(y, self.num_classes).to(torch.float32)
+
+    def facts(self) -> "DatasetFacts":
+        """What to file beside the figures of a run."""
+        return DatasetFacts(
+            task=self.task,
+            num_train=self.x_train.shape[0],
+            num_test=self.x_test.shape[0],
+            input_shape=self.input_shape,
+            num_outputs=self.num_outputs,
+            normalization=self.normalization,
+        )
 
     def to(self, device: torch.device | str) -> "Dataset":
         """The same data set on another device."""

@@ -1,6 +1,7 @@
 """Networks by name, with the weights drawn from a seed."""
 
 import re
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,10 +13,34 @@ from feedalign_lab.models.convolutional import convolutional
 from feedalign_lab.models.fully_connected import fully_connected
 from feedalign_lab.names import NETWORK_NAMES
 
-__all__ = ["WeightInit", "build_network", "check_network_name", "fully_connected_sizes"]
+__all__ = [
+    "NetworkFacts",
+    "WeightInit",
+    "build_network",
+    "check_network_name",
+    "fully_connected_sizes",
+    "network_facts",
+]
 
 WeightInit = Literal["default", "zero"]
 _FULLY_CONNECTED = re.compile(r"fc([1-9]\d*)-([1-9]\d*)")
+
+
+@dataclass(frozen=True)
+class NetworkFacts:
+    """What a network consists of.
+
+    Attributes:
+        activation: Non-linearity of the hidden units.
+        output: Non-linearity of the output units.
+        num_parameters: Numbers in its weights and biases.
+        num_trainable: Those among them that are not frozen from the start.
+    """
+
+    activation: str
+    output: str
+    num_parameters: int
+    num_trainable: int
 
 
 def fully_connected_sizes(name: str) -> tuple[int, int] | None:
@@ -86,3 +111,24 @@ def build_network(
             if isinstance(layer, nn.Linear):
                 nn.init.zeros_(layer.weight)
     return network.to(dataset.x_train.device)
+
+
+def network_facts(name: str, dataset: Dataset) -> NetworkFacts:
+    """What the network of a name consists of on a data set.
+
+    Args:
+        name: As for `build_network`.
+        dataset: Gives the shape of the inputs and the number of outputs.
+
+    Returns:
+        The facts.
+    """
+    network = build_network(name, dataset, seed=0)
+    *_, hidden, _, output = network.children()
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in network.parameters()]
+    return NetworkFacts(
+        activation=type(hidden).__name__.lower(),
+        output=type(output).__name__.lower(),
+        num_parameters=sum(size for size, _ in sizes),
+        num_trainable=sum(size for size, is_trained in sizes if is_trained),
+    )
