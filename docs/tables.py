@@ -70,9 +70,10 @@ def comparison(record: Record) -> str:
 def _comparison_caption(record: Record) -> str:
     config, where = record["config"], record["environment"]
     trials, epochs = config["trials"], config["schedule"]["epochs"]
+    over = f"mean ± standard deviation over {trials} trials" if trials > 1 else "one trial"
     return (
         f"`{config['data']}`, network `{config['network']}`, {_counted(epochs, 'epoch')}, test error after the last "
-        f"one, {f'mean ± standard deviation over {trials} trials' if trials > 1 else 'one trial'}. Angles are between the rule's and backprop's gradients at each layer's output after the last epoch; "
+        f"one, {over}. Angles are between the rule's and backprop's gradients at each layer's output, after it too; "
         f"step time and peak memory are over backprop's. PyTorch {where['torch']}, "
         f"{_threads(where) + ' of a CPU' if where['device'] == 'cpu' else where['device_name']}."
     )

@@ -376,11 +376,11 @@ def test_a_counted_draw_leaves_the_global_random_state_alone() -> None:
 
 
 def test_layers_of_one_shape_have_magnitudes_of_their_own() -> None:
-    problem = Problem(widths=(6, 6, 6, 6))
+    problem = Problem(widths=(6, 6, 6, 6, 6))
     model = problem.model()
     handle = fa.attach(model, fa.BRSF(), example_inputs=problem.inputs())
     gradients_after_step(model, problem)
-    held = [handle.store.drawn(f"fc{layer}", model.get_submodule(f"fc{layer}").weight) for layer in (1, 2, 3)]
+    held = [handle.store.drawn(f"fc{layer}", model.get_submodule(f"fc{layer}").weight) for layer in (2, 3, 4)]
     assert len(torch.stack(held).unique(dim=0)) == 3
 
 

@@ -81,11 +81,10 @@ class Graph:
             if layer.name in gated:
                 continue
             for name in layer_names(self._in_order(self._walk(layer.inputs, stops)[0])):
-                crossed = via.setdefault(name, [])
-                if layer.name not in crossed:
-                    crossed.append(layer.name)
+                if name != layer.name and layer.name not in via.setdefault(name, []):
+                    via[name].append(layer.name)
         inner = tuple(node for node in nodes if not hasattr(node, "variable"))
-        crossings = {name: tuple(crossed) for name, crossed in via.items()}
+        crossings = {name: tuple(crossed) for name, crossed in via.items() if crossed}
         return Block(self._in_order(reached), self._in_order(direct), crossings, inner)
 
     def below(self, name: str, cuts: Iterable[Node]) -> list[str]:

@@ -81,8 +81,11 @@ class Handle:
 
         Returns:
             A description; `str()` of it is a table of layer, feedback point, signal, feedback shape and draw, and
-            whether the point fired in the last forward, with notes on paths that no point cuts.
+            whether the point fired in the last forward, with notes on paths that no point cuts. After `remove()`
+            it has no rows.
         """
+        if not self._attached:
+            return Description("no rule (it was removed)", self._description.output, (), ())
         fired = self._circuit.fired
         if fired is None:
             return self._description

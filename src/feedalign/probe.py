@@ -154,12 +154,18 @@ class _Recorder:
                 module=self.name,
                 index=len(self.probe.calls_of(self.name)),
                 signature=signature,
-                node=output.grad_fn if isinstance(output, Tensor) else None,
+                node=next((tensor.grad_fn for tensor in _tensors_of(output)), None),
                 inputs=tensors,
                 input_nodes=tuple(tensor.grad_fn for tensor in tensors),
                 output=output,
             )
         )
+
+
+def _tensors_of(output: object) -> list[Tensor]:
+    """The tensors that a module returned, alone or in a tuple."""
+    items = output if isinstance(output, (tuple, list)) else [output]
+    return [item for item in items if isinstance(item, Tensor)]
 
 
 def as_arguments(inputs: Inputs | None) -> tuple[tuple[Any, ...], Mapping[str, Any]]:

@@ -56,6 +56,8 @@ class Stream:
                     f"scale has {scale.numel()} entries for {rows.shape[0]} targets; give one number or one per target."
                 )
             scale = scale.detach().reshape(-1, 1)
+        if scale is not None and not bool(((number := torch.as_tensor(scale)) >= 0).all() and number.isfinite().all()):
+            raise TargetsError("scale holds numbers below zero or not finite; it is the loss's factor on each sample.")
         self.scale = 1.0 / max(rows.shape[0], 1) if scale is None else scale
         self.rows = rows
 
@@ -174,6 +176,11 @@ def as_rows(targets: object, num_outputs: int) -> Tensor:
             f"Targets are {type(targets).__name__}; give a tensor of class indices or of zeros and ones."
         )
     targets = targets.detach()
+    if targets.is_floating_point() and targets.numel() and not bool(((targets >= 0) & (targets <= 1)).all()):
+        raise TargetsError(
+            f"Targets of {targets.dtype} run from {float(targets.min()):g} to {float(targets.max()):g}; give class "
+            "indices of an integer dtype, or zeros and ones (fractions between them count as soft targets)."
+        )
     if targets.is_floating_point() or targets.dtype == torch.bool:
         if num_outputs == 1:
             return targets.reshape(-1, 1)

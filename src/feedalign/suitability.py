@@ -38,6 +38,8 @@ def refuse_unattachable(model: object) -> None:
         CompiledModelError: It, or a part of it, was compiled.
         WrappedModelError: It is wrapped for several devices.
     """
+    if isinstance(model, type):
+        raise AttachError(f"The model is the class {model.__name__}; give an instance of it, a torch.nn.Module.")
     if not isinstance(model, nn.Module):
         raise AttachError(f"The model is {type(model).__name__}; give a torch.nn.Module.")
     if any(isinstance(module, FeedbackStore) for module in model.modules()):

@@ -31,12 +31,20 @@ def test_fa_on_a_perceptron() -> None:
         ("fc2", "fa: delta R"),
         ("head", "error"),
     ]
-    assert [feedback for _, _, _, feedback, _ in lines(handle)] == ["[7, 5] fixed", "[6, 7] fixed", "[3, 6] fixed"]
+    assert [feedback for _, _, _, feedback, _ in lines(handle)] == [
+        "[6, 7] fixed, at fc2",
+        "[3, 6] fixed, at head",
+        "-",
+    ]
 
 
 @pytest.mark.parametrize(("rule", "feedback"), [(fa.USF(), "from W"), (fa.BRSF(), "drawn at every forward")])
 def test_where_layerwise_feedback_comes_from(rule: fa.Rule, feedback: str) -> None:
-    assert {row[3] for row in lines(fa.attach(Perceptron(), rule, example_inputs=x))} == {feedback}
+    assert {row[3] for row in lines(fa.attach(Perceptron(), rule, example_inputs=x))} == {
+        f"{feedback}, at fc2",
+        f"{feedback}, at head",
+        "-",
+    }
 
 
 def test_shallow_sends_no_signal() -> None:

@@ -141,10 +141,10 @@ class Recurrent(Seeded):
 
 @pytest.mark.parametrize("rule", [fa.FA(), fa.USF()])
 @pytest.mark.parametrize(("make", "layer", "inputs"), [
-    (Transposed, "up", images()[0]),
-    (Recurrent, "rnn", torch.randn(4, 3, 2)),
+    (Transposed, "conv1", images()[0]),
+    (Recurrent, "fc1", torch.randn(4, 3, 2)),
 ])  # fmt: skip
-def test_layers_that_transport_their_weights_under_fa_are_reported(
+def test_layers_below_weights_without_feedback_are_reported_under_fa(
     make: type[nn.Module], layer: str, inputs: Tensor, rule: fa.Rule
 ) -> None:
     handle = fa.attach(make(), rule, example_inputs=inputs)

@@ -172,7 +172,7 @@ def test_drtp_at_relu_can_be_insisted_on() -> None:
 
 
 def test_a_leaking_skip_is_refused_when_strict() -> None:
-    words = ("stem", "does not cut", "points=", "describe()")
+    words = ("stem", "around the rule", "points=", "describe()")
     assert_refused(LeakySkip(), errors.UncutPathError, *words, example_inputs=x, strict=True)
 
 

@@ -67,8 +67,11 @@ def assert_hidden_layers_learn(found: Gradients, rule: Any) -> None:
 
 
 def layerwise_feedback(model: nn.Module, layers: Sequence[nn.Module]) -> list[Tensor]:
-    """What was drawn for each layer; a layer that teaches none below has none, and any tensor will do for it."""
+    """What was drawn for each layer; where there is none, weights that show at once if a layer below learns by them."""
     store = fa.handle_of(model).store
     names = {module: name.replace(".", "_") for name, module in model.named_modules()}
     drawn = [store.drawn(names[layer], layer.weight) for layer in layers]
-    return [layer.weight.detach() if one is None else one for layer, one in zip(layers, drawn, strict=True)]
+    return [
+        torch.full_like(layer.weight.detach(), 7.0) if one is None else one
+        for layer, one in zip(layers, drawn, strict=True)
+    ]

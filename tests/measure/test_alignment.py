@@ -15,6 +15,7 @@ from feedalign.measure.alignment import Alignment, angle
 from problems import Problem, SmallConvNet, by_hand, draw
 from reference import backprop, dfa, drtp, perceptron, sign_dfa
 from reference import fa as feedback_alignment
+from reference.brsf import NONE
 from reference.losses import error_at_output
 
 EQUATIONS = {fa.FA: feedback_alignment, fa.DFA: dfa, fa.SignDFA: sign_dfa, fa.DRTP: drtp}
@@ -43,7 +44,8 @@ def test_angles_are_those_of_the_equations(rule: type[fa.Rule]) -> None:
     passed = perceptron.forward(net, problem.inputs())
     scale = torch.full((5, 1), 1 / 5, dtype=torch.float64)
     error = error_at_output("cross_entropy", passed.output, problem.target_rows(), scale)
-    case = perceptron.Case(net, passed, error, problem.target_rows(), scale, list(feedback.values()))
+    held = [NONE, *feedback.values()] if rule is fa.FA else list(feedback.values())
+    case = perceptron.Case(net, passed, error, problem.target_rows(), scale, held)
     signals = [backprop.signals(case), EQUATIONS[rule].signals(case)]
     deltas = [perceptron.deltas(net, passed, one) for one in signals]
     weights = [perceptron.gradients(case, one) for one in signals]
@@ -72,7 +74,7 @@ def test_backprop_is_at_zero_degrees() -> None:
 def test_feedback_that_is_the_weights_is_at_zero_degrees() -> None:
     problem = Problem()
     model = problem.model()
-    weights = {f"fc{layer}": model.get_submodule(f"fc{layer}").weight for layer in (1, 2, 3)}
+    weights = {f"fc{layer}": model.get_submodule(f"fc{layer}").weight for layer in (2, 3)}
     fa.attach(model, fa.FA(), example_inputs=problem.inputs(), feedback=weights)
     assert all(row.delta < 1e-6 and row.weight < 1e-6 for row in measure(model, problem).layers)
 

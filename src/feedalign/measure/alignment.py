@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from feedalign.blocks import layer_of
+from feedalign.errors import AttachError
 from feedalign.handle import Handle, handle_of
 from feedalign.probe import Inputs, as_arguments, left_as_found
 
@@ -77,12 +78,17 @@ def alignment(model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], batch: tu
         The angles, layer by layer.
 
     Raises:
-        AttachError: No rule is attached.
+        AttachError: No rule is attached, or the batch is no pair of inputs and targets.
 
     Source: the angle of gradients, Bacho & Chu 2024, Fig. 8; of modulatory signals, Frenkel et al. 2021, Fig. 2;
     of teaching signals, Launay et al. 2020, appendix A.
     """
     handle = handle_of(model)
+    pair: object = batch
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not callable(loss_fn):
+        raise AttachError(
+            "Give alignment(model, loss_fn, (inputs, targets)), where loss_fn(output, targets) is a scalar."
+        )
     ruled = _gradients(model, handle, loss_fn, batch, with_rule=True)
     exact = _gradients(model, handle, loss_fn, batch, with_rule=False)
     layers = []
