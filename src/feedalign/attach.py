@@ -38,7 +38,7 @@ def attach(
     Args:
         model: Any module. Attach before `torch.compile` and before wrapping in DistributedDataParallel.
         rule: A rule, or a mapping of globs to rules: `{"conv*": fa.Shallow(), "fc*": fa.DRTP()}`. A glob matches a
-            feedback point by its own name or by that of a layer taught there.
+            layer by its own name or by that of the feedback point that teaches it; the first that matches counts.
         example_inputs: What the model is called with in training: a tensor, a tuple of positional arguments, or a dict
             of keyword arguments. Shapes of feedback are read from it; the batch size may change later.
         points: Where teaching signals enter: names or globs (`*` crosses dots), types, or a predicate

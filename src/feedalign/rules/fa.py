@@ -16,7 +16,8 @@ class FA(LayerwiseRule):
 
     `S_l = delta_{l+1} R_{l+1}` in the place of `delta_{l+1} W_{l+1}`, where `R` has the shape of `W`
     (`[out, in]`, for convolutions `[out, in / groups, k, ...]`) and `delta` is itself an FA signal.
-    Acts at every `nn.Linear`, `nn.Conv1d/2d/3d` and Transformers' `Conv1D`; embeddings have no input gradient.
+    Each `nn.Linear`, `nn.Conv1d/2d/3d` and Transformers' `Conv1D` right above a layer that learns so has an `R`; the
+    first layer and embeddings send nothing back and have none.
 
     Source: Lillicrap et al. 2016; Frenkel et al. 2021, Fig. 1B (R Kaiming uniform on the shape of W).
     """
