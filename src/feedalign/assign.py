@@ -39,6 +39,14 @@ class Candidate:
         return _cuts(self.rule)
 
 
+@dataclass(frozen=True)
+class Gated:
+    """A layer whose input gradient is made with a feedback weight: the rule, and the layers below taught so."""
+
+    rule: LayerwiseRule
+    below: tuple[str, ...]
+
+
 def as_rules(rule: Rules) -> dict[str, Rule]:
     """Return the rule, or the mixture, as globs of layer and point names to rules.
 
@@ -173,14 +181,6 @@ def _cuts(rule: Rule) -> bool:
 
 def _glob_for(names: list[str], rules: dict[str, Rule]) -> str | None:
     return next((glob for glob in rules if any(fnmatchcase(name, glob) for name in names)), None)
-
-
-@dataclass(frozen=True)
-class Gated:
-    """A layer whose input gradient is made with a feedback weight: the rule, and the layers below taught so."""
-
-    rule: LayerwiseRule
-    below: tuple[str, ...]
 
 
 def _gated(

@@ -43,7 +43,7 @@ def attach(
             of keyword arguments. Shapes of feedback are read from it; the batch size may change later.
         points: Where teaching signals enter: names or globs (`*` crosses dots), types, or a predicate
             `(name, module) -> bool`. None: every non-linearity module and `fa.FeedbackPoint` but the one that makes the
-            output.
+            output. Layer-wise rules need none; for them it says where `fa.measure.alignment` reads signals.
         output: Name of the module at whose output the loss's error is taken, for models that compute their loss inside
             `forward`. None: what the model returns; where a softmax, sigmoid or other non-linearity stands last, its
             input.

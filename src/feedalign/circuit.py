@@ -70,13 +70,8 @@ class Circuit:
         gated: Sequence[str],
         can_stream: bool,
     ) -> None:
-        self.model, self.store, self.sites, self.silent, self.gated = (
-            model,
-            store,
-            tuple(sites),
-            silent,
-            tuple(gated),
-        )
+        self.model, self.store = model, store
+        self.sites, self.silent, self.gated = tuple(sites), silent, tuple(gated)
         self.by_call = {(site.module, site.index): site for site in sites}
         self.can_stream = can_stream
         self.frozen = frozenset(name for name, p in model.named_parameters() if not p.requires_grad)

@@ -64,6 +64,18 @@ def test_a_copy_taken_between_forward_and_backward_disturbs_neither(rule: fa.Rul
 
 
 @pytest.mark.parametrize("rule", ALL_RULES, **names)
+def test_a_copy_taken_inside_a_forward_starts_its_own(rule: fa.Rule) -> None:
+    model, undisturbed = attached(Perceptron, rule, x), attached(Perceptron, rule, x)
+    twins = []
+    hook = model.act2.register_forward_pre_hook(lambda module, args: twins.append(copy.deepcopy(model)))
+    step(model, x, y)
+    hook.remove()
+    step(undisturbed, x, y)
+    assert_same_gradients(gradients(model), gradients(undisturbed))
+    assert_same_gradients(gradients_of_step(twins[0], x, y), gradients_of_step(undisturbed, x, y))
+
+
+@pytest.mark.parametrize("rule", ALL_RULES, **names)
 def test_training_a_copy_leaves_the_original_alone(rule: fa.Rule) -> None:
     model = attached(Perceptron, rule, x)
     before = state_of(model)

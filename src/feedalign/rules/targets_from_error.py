@@ -95,5 +95,6 @@ def wrong_form(link: str, rule: str) -> str:
         f"targets is s * ({link}(output) - targets); the error that arrived is not of this form. "
         f"For {'binary ' if other == 'sigmoid' else ''}cross-entropy on a {other} output use "
         f"fa.{rule}(link={other!r}); for label smoothing or any other loss use fa.DFA(), "
-        "or give the targets to fa.DRTP with handle.targets(y)."
+        "or give the targets to fa.DRTP with handle.targets(y). Under the right loss, a sigmoid output saturated far "
+        "beyond its target loses the form too: lower the learning rate."
     )
