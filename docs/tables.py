@@ -52,12 +52,14 @@ def comparison(record: Record) -> str:
     summaries = record["summary"]
     layers = _layers_with_angles(record)
     cost = {entry["rule"]: entry for entry in record["cost"]}
-    head = ["rule", f"test error ({record['error_unit']})"]
+    digits = 2 if record["error_unit"] == "%" else 4
+    head = ["rule", f"test error ({record['error_unit']})", "over the last 10 epochs"]
     head += [f"angle, layer {layer}" for layer in layers] + ["step time", "peak memory"]
     rows = [
         (
             entry["rule"],
-            _spread(entry, 2 if record["error_unit"] == "%" else 4),
+            _spread(entry, "test_error", digits),
+            _spread(entry, "test_error_last_epochs", digits),
             *(_number(entry["angles"].get(layer), 0, "°") for layer in layers),
             _number(cost.get(entry["rule"], {}).get("time_ratio"), 2),
             _number(cost.get(entry["rule"], {}).get("memory_ratio"), 2),
@@ -73,7 +75,8 @@ def _comparison_caption(record: Record) -> str:
     over = f"mean ± standard deviation over {trials} trials" if trials > 1 else "one trial"
     return (
         f"`{config['data']}`, network `{config['network']}`, {_counted(epochs, 'epoch')}, test error after the last "
-        f"one, {over}. Angles are between the rule's and backprop's gradients at each layer's output, after it too; "
+        f"one and on average over the last 10 (or all, if fewer), {over}. Angles are between the rule's and backprop's "
+        "gradients at each layer's output, after training; "
         f"step time and peak memory are over backprop's. PyTorch {where['torch']}, "
         f"{_threads(where) + ' of a CPU' if where['device'] == 'cpu' else where['device_name']}."
     )
@@ -95,8 +98,8 @@ def _layers_with_angles(record: Record) -> list[str]:
     return [layer for layer in in_order if any(angle is not None and angle > 0.05 for angle in angles[layer])]
 
 
-def _spread(entry: Record, digits: int) -> str:
-    error = entry["test_error"]
+def _spread(entry: Record, measure: str, digits: int) -> str:
+    error = entry[measure]
     if error is None:
         return "no trial finished"
     std = "" if error["std"] is None else f" ± {error['std']:.{digits}f}"

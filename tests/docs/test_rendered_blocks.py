@@ -27,9 +27,17 @@ COMPARISON: dict[str, Any] = {
             "num_trials": 3,
             "num_finished": 2,
             "test_error": {"mean": 4.125, "std": None, "count": 2},
+            "test_error_last_epochs": {"mean": 4.375, "std": 0.5, "count": 2},
             "angles": {"0": 71.4, "2": 0.0},
         },
-        {"rule": "shallow", "num_trials": 3, "num_finished": 0, "test_error": None, "angles": {}},
+        {
+            "rule": "shallow",
+            "num_trials": 3,
+            "num_finished": 0,
+            "test_error": None,
+            "test_error_last_epochs": None,
+            "angles": {},
+        },
     ],
 }
 
@@ -92,8 +100,8 @@ def test_a_changed_record_changes_the_page(render_blocks: ModuleType, tmp_path: 
     page = "<!-- numbers:digits -->\n<!-- /numbers -->\n"
     (tmp_path / "digits.json").write_text(json.dumps(COMPARISON))
     filled = render_blocks.render(page, tmp_path)
-    assert "| dfa | 4.12 (1 of 3 not finished) | 71° | 0.91 | 0.80 |" in filled
-    assert "| shallow | no trial finished | – | – | – |" in filled
+    assert "| dfa | 4.12 (1 of 3 not finished) | 4.38 ± 0.50 (1 of 3 not finished) | 71° | 0.91 | 0.80 |" in filled
+    assert "| shallow | no trial finished | no trial finished | – | – | – |" in filled
     assert render_blocks.render(filled, tmp_path) == filled
 
     changed = json.loads(json.dumps(COMPARISON))
@@ -109,7 +117,10 @@ def test_what_compare_writes_can_be_rendered(render_blocks: ModuleType, tmp_path
     assert main([*arguments, "--rules", "backprop,shallow,dfa", "--threads", "1"]) == 0
     (tmp_path / "run" / "results.json").rename(tmp_path / "digits.json")
     filled = render_blocks.render("<!-- numbers:digits -->\n<!-- /numbers -->\n", tmp_path)
-    assert "| rule | test error (%) | angle, layer fc1 | angle, layer fc2 | step time | peak memory |" in filled
+    assert (
+        "| rule | test error (%) | over the last 10 epochs | angle, layer fc1 | angle, layer fc2 | step time | peak memory |"
+        in filled
+    )
     assert all(f"| {rule} | " in filled for rule in ("backprop", "shallow", "dfa"))
     assert "network `fc2-8`, 1 epoch, test error after the last one, one trial." in filled
 
