@@ -80,7 +80,8 @@ class Circuit:
         self.stream: Stream | None = None
         self.enabled = True
         self.fired: tuple[str, ...] | None = None
-        self.named: dict[str, nn.Parameter] = {}
+        # By module and name, looked up at each use: loading a checkpoint may put other objects in their place.
+        self.owners = {site.key: [_owner(model, name) for name in site.parameters] for site in sites}
         self._forget()
 
     def _forget(self) -> None:
@@ -126,8 +127,6 @@ class Circuit:
         self.is_open = True
         self.store.step()
         if self.stream is not None:
-            # Anew each time: loading a checkpoint may have put other objects in their place.
-            self.named = dict(self.model.named_parameters())
             self.stream.begin()
 
     def _refuse_thawed(self) -> None:
@@ -203,7 +202,8 @@ class Circuit:
             stream.teach(site.receiver, activation, self._feedback(site), self._taught(site))
 
     def _taught(self, site: Site) -> list[nn.Parameter]:
-        return [self.named[name] for name in site.parameters if name in self.named]
+        found = [module._parameters.get(name) for module, name in self.owners[site.key]]
+        return [parameter for parameter in found if parameter is not None]
 
     def _feedback(self, site: Site) -> Tensor | None:
         assert site.receiver is not None
@@ -277,6 +277,11 @@ class Circuit:
         """Forward hook of the model that runs even if the forward raised: nothing half-collected stays behind."""
         del model, args, output
         self._forget()
+
+
+def _owner(model: nn.Module, parameter: str) -> tuple[nn.Module, str]:
+    module, _, name = parameter.rpartition(".")
+    return model.get_submodule(module), name
 
 
 def streams(site: Site) -> bool:
