@@ -15,10 +15,30 @@ from feedalign.feedback import (
     SharedSlice,
     Sparse,
     Ternary,
+    Zeros,
 )
 from feedalign.handle import Handle, handle_of
 from feedalign.points import FeedbackPoint
-from feedalign.rules import ALL_RULES, BRSF, DFA, DRTP, FA, FRSF, USF, Backprop, Rule, Shallow, SignDFA
+from feedalign.rules import (
+    ALL_RULES,
+    BRSF,
+    DFA,
+    DKP,
+    DRTP,
+    FA,
+    FDFA,
+    FRSF,
+    USF,
+    ActivityPerturbed,
+    Backprop,
+    DirectionalDFA,
+    LocalGreedy,
+    NoisyBackprop,
+    Rule,
+    Shallow,
+    SignDFA,
+    WeightPerturbed,
+)
 
 __version__ = "0.1.0"
 
@@ -26,16 +46,22 @@ __all__ = [
     "ALL_RULES",
     "BRSF",
     "DFA",
+    "DKP",
     "DRTP",
     "FA",
+    "FDFA",
     "FRSF",
     "USF",
+    "ActivityPerturbed",
     "Backprop",
     "Description",
+    "DirectionalDFA",
     "Draw",
     "FeedbackPoint",
     "Handle",
     "KaimingUniform",
+    "LocalGreedy",
+    "NoisyBackprop",
     "Normal",
     "Orthogonal",
     "Projection",
@@ -47,6 +73,8 @@ __all__ = [
     "SignDFA",
     "Sparse",
     "Ternary",
+    "WeightPerturbed",
+    "Zeros",
     "attach",
     "errors",
     "handle_of",

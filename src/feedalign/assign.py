@@ -14,7 +14,7 @@ from feedalign.errors import AttachError, NoFeedbackPointError, PointNotFiredErr
 from feedalign.linear_like import adjoint_of
 from feedalign.points import Points, is_nonlinearity, named_outright, near, select
 from feedalign.probe import Call, OutputSite, Probe
-from feedalign.rules.base import DirectRule, LayerwiseRule, Rule
+from feedalign.rules.base import LayerwiseRule, PointRule, Rule, WeightRule
 from feedalign.rules.control import Backprop, Shallow
 
 Rules = Rule | Mapping[str, Rule]
@@ -63,6 +63,11 @@ def as_rules(rule: Rules) -> dict[str, Rule]:
     if not mixture:
         raise AttachError("The mapping of rules is empty; give e.g. {'conv*': fa.Shallow(), 'fc*': fa.DFA()}.")
     for one in mixture.values():
+        if isinstance(one, WeightRule) and len(mixture) > 1:
+            raise AttachError(
+                f"fa.{type(one).__name__} sends a vector of its own to every parameter and mixes with no other rule; "
+                "give it alone, and freeze what it is not to train with requires_grad_(False) before attach."
+            )
         if isinstance(one, type) and issubclass(one, Rule):
             raise AttachError(f"The rule is the class {one.__name__}; give an instance of it: fa.{one.__name__}().")
         if not isinstance(one, Rule):
@@ -176,7 +181,7 @@ def assign(
 
 
 def _cuts(rule: Rule) -> bool:
-    return isinstance(rule, (DirectRule, Shallow))
+    return isinstance(rule, (PointRule, Shallow))
 
 
 def _glob_for(names: list[str], rules: dict[str, Rule]) -> str | None:
@@ -219,7 +224,7 @@ def _refuse_gateless(rules: dict[str, Rule], gated: dict[str, Gated]) -> None:
 def refuse_pointless(rules: dict[str, Rule], candidates: list[Candidate], probe: Probe) -> None:
     """Raise NoFeedbackPointError if a rule that needs feedback points has none."""
     for rule in rules.values():
-        if isinstance(rule, (DirectRule, Shallow)) and not any(c.rule is rule for c in candidates):
+        if isinstance(rule, (PointRule, Shallow)) and not any(c.rule is rule for c in candidates):
             hidden = ", ".join(sorted(probe.without_grad)[:4])
             advice = f" {hidden} ran without gradients; checkpoint with use_reentrant=False." if hidden else ""
             raise NoFeedbackPointError(

@@ -14,7 +14,8 @@ from feedalign.errors import UncutPathError
 from feedalign.handle import Handle
 from feedalign.points import OUTPUT_LINKS, Points
 from feedalign.probe import Inputs, find_output, run
-from feedalign.rules.base import DirectRule, Link
+from feedalign.rehearsal import rehearse
+from feedalign.rules.base import Link, PointRule
 from feedalign.suitability import leaks, mend, refuse_dead, refuse_unattachable, refuse_unbounded
 from feedalign.supply import Feedback, as_feedback, generator_for
 
@@ -58,6 +59,7 @@ def attach(
 
     Raises:
         AttachError: The model or an argument does not allow it; its subclasses and FeedbackShapeError say why.
+        ForwardModeError: The rule needs directional derivatives, and a part of the model has none.
     """
     refuse_unattachable(model)
     rules = as_rules(rule)
@@ -66,7 +68,7 @@ def attach(
     probe = run(model, example_inputs)
     site = find_output(model, probe, output)
     link = cast("Link | None", OUTPUT_LINKS.get(site.link) if site.link else None)
-    rules = {glob: one.for_output(link) if isinstance(one, DirectRule) else one for glob, one in rules.items()}
+    rules = {glob: one.for_output(link) if isinstance(one, PointRule) else one for glob, one in rules.items()}
     graph = Graph(model, probe)
     candidates, gated = assign(model, probe, graph, find_calls(model, probe, site, points), rules)
     refuse_pointless(rules, candidates, probe)
@@ -80,4 +82,7 @@ def attach(
             f"Exact backprop still reaches {', '.join(list(uncut)[:6])} around the rule. {mend(plan)} Or attach "
             "without strict=True and look at handle.describe()."
         )
-    return build(plan, source, draws)
+    handle = build(plan, source, draws)
+    if handle.uses_dual_tensors:
+        rehearse(handle, example_inputs)
+    return handle

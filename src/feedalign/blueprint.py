@@ -33,3 +33,8 @@ class Blueprint:
     candidates: list[Candidate]
     gated: dict[str, Gated]
     output_block: Block
+
+    def is_last(self, candidate: Candidate) -> bool:
+        """Whether the output layer's input depends on a point without passing another cut."""
+        met = {id(child) for node in self.output_block.nodes for child, _ in node.next_functions}
+        return id(candidate.call.node) in met

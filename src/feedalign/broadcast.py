@@ -9,66 +9,38 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from feedalign.errors import ErrorFormError, FeedbackShapeError
-from feedalign.feedback import Projection
-from feedalign.placement import Placement, features_last
-from feedalign.rules.base import DirectRule
+from feedalign.errors import ErrorFormError
+from feedalign.placement import FeatureAxis
+from feedalign.receivers import Arrival, Receiver, Tap
+from feedalign.rules.base import PointRule
 from feedalign.transforms import is_batched
-
-
-@dataclass(frozen=True)
-class Receiver:
-    """A feedback point as the node sees it: its name, how signals reach it, and a device that projects for it."""
-
-    point: str
-    placement: Placement
-    projection: Projection | None
-
-    def signal(self, vector: Tensor, feedback: Tensor | None, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        """Return the teaching signal, of the activation's shape and dtype.
-
-        Args:
-            vector: What the rule broadcasts, `[..., C]`.
-            feedback: `[C, D]`; None where a projection stands for it.
-            shape: The activation's shape.
-            dtype: The activation's dtype, in which the product is computed.
-
-        Returns:
-            The teaching signal.
-
-        Raises:
-            FeedbackShapeError: The user's projection returned another shape than `[rows, D]`.
-        """
-        rows = self.placement.rows(vector)
-        if self.projection is None:
-            assert feedback is not None
-            return self.placement.deliver(rows.to(dtype) @ feedback.to(dtype), shape)
-        projected = self.projection.project(rows, self.point)
-        wanted = (rows.shape[0], self.placement.num_features)
-        if tuple(projected.shape) != wanted:
-            raise FeedbackShapeError(
-                f"The projection returned shape {tuple(projected.shape)} for feedback point {self.point!r}; it takes "
-                f"{tuple(rows.shape)} there and returns [rows, features] = {wanted}."
-            )
-        return self.placement.deliver(projected.to(dtype), shape)
 
 
 @dataclass
 class Plan:
-    """What the node delivers: receivers in the order of the taps, grouped by rule."""
+    """What the node delivers.
+
+    Attributes:
+        receivers: In the order of the taps.
+        error_axis: Where the features of the output are.
+        at_output: Who makes what the output layer receives; None: it receives the error itself.
+    """
 
     receivers: tuple[Receiver, ...]
-    groups: tuple[tuple[DirectRule, tuple[int, ...]], ...]
+    error_axis: FeatureAxis
+    at_output: Receiver | None = None
     num_backwards: int = field(default=0, compare=False)
+
+    @property
+    def rules(self) -> list[PointRule]:
+        """The rules that look at the error, once each."""
+        rules = dict.fromkeys(receiver.rule for receiver in self.receivers)
+        return [rule for rule in rules if isinstance(rule, PointRule)]
 
     @property
     def reads_output(self) -> bool:
         """Whether any rule needs the output beside the error."""
-        return any(rule.reads_output for rule, _ in self.groups)
-
-    def features_last(self, tensor: Tensor) -> Tensor:
-        """Bring the error, or the output, to `[..., C]`, as rules take it."""
-        return features_last(tensor, self.receivers[0].placement.error_axis)
+        return any(rule.reads_output for rule in self.rules)
 
     def check(self, error: Tensor, output: Tensor | None) -> None:
         """Let each rule look at the error: in eager code at backward 1, 2, 4, 8 ..., since looking waits for a GPU.
@@ -83,7 +55,7 @@ class Plan:
         compiling = torch.compiler.is_compiling()
         if not compiling and (is_batched(error) or not self._is_due()):
             return
-        for rule, _ in self.groups:
+        for rule in self.rules:
             required = rule.requirement(error, output)
             if required is None:
                 continue
@@ -98,6 +70,21 @@ class Plan:
         return self.num_backwards & (self.num_backwards - 1) == 0
 
 
+@dataclass(frozen=True)
+class Delivery:
+    """The tensors of one receiver in one forward.
+
+    Attributes:
+        tap: What receives: an activation with its graph, or a parameter.
+        held: Feedback: a matrix, a head.
+        kept: What was gathered of the perturbed forward.
+    """
+
+    tap: Tensor
+    held: tuple[Tensor, ...] = ()
+    kept: tuple[Tensor, ...] = ()
+
+
 class Broadcast(torch.autograd.Function):
     """Identity on the output; its backward turns the error into one teaching signal per tap.
 
@@ -107,57 +94,100 @@ class Broadcast(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(plan: Plan, num_feedback: int, output: Tensor, *tensors: Tensor) -> Tensor:  # noqa: ARG004
-        """Return the output; `tensors` are the feedback matrices, then the taps."""
+    def forward(
+        plan: Plan,  # noqa: ARG004
+        counts: tuple[tuple[int, int], ...],  # noqa: ARG004
+        output: Tensor,
+        tangent: Tensor | None,  # noqa: ARG004
+        *tensors: Tensor,  # noqa: ARG004
+    ) -> Tensor:
+        """Return the output; `counts` are the numbers of held and kept tensors of each receiver.
+
+        `tensors`: all that is held, all that is kept (that of the output last), then the taps.
+        """
         # Detached rather than returned as it is: torch would take it for a view and refuse in-place operations.
         return output.detach()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Keep the feedback, the taps' shapes and, for rules that read it, the output."""
+        """Keep what is held and kept, the taps' shapes and, for receivers that read them, activations and output."""
         del output
-        plan, num_feedback, value, *tensors = inputs
-        ctx.plan, ctx.num_feedback = plan, num_feedback
-        taps = tensors[num_feedback:]
+        plan, counts, value, tangent, *tensors = inputs
+        ctx.plan, ctx.counts = plan, counts
+        ctx.num_held = sum(held for held, _ in counts)
+        first_tap = ctx.num_held + sum(kept for _, kept in counts)
+        taps = tensors[first_tap:]
+        ctx.first_tap = 4 + first_tap
         ctx.shapes, ctx.dtypes = [tap.shape for tap in taps], [tap.dtype for tap in taps]
+        read = [tap for tap, receiver in zip(taps, plan.receivers, strict=True) if receiver.reads_activation]
         # A copy: the user may still change the output in place, e.g. divide it by a temperature.
-        ctx.save_for_backward(value.clone() if plan.reads_output else None, *tensors[:num_feedback])
+        seen = value.clone() if plan.reads_output else None
+        ctx.save_for_backward(seen, tangent, *tensors[:first_tap], *read)
 
     @staticmethod
     def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the error to the output and a teaching signal to each tap."""
+        """Return the error to the output, a gradient to learned feedback and a teaching signal to each tap."""
         plan: Plan = ctx.plan
-        output, *feedback = ctx.saved_tensors
-        features = plan.features_last(error)
-        seen = None if output is None else plan.features_last(output)
-        plan.check(features, seen)
-        signals: list[Tensor | None] = [None] * len(plan.receivers)
-        first_tap = 3 + ctx.num_feedback
-        held = iter(feedback)
-        matrices = [next(held) if receiver.projection is None else None for receiver in plan.receivers]
-        for rule, members in plan.groups:
-            vector = rule.broadcast(features, seen)
-            for i in members:
-                if ctx.needs_input_grad[first_tap + i]:
-                    signals[i] = plan.receivers[i].signal(vector, matrices[i], ctx.shapes[i], ctx.dtypes[i])
-        return None, None, error, *[None] * ctx.num_feedback, *signals
+        output, tangent, *rest = ctx.saved_tensors
+        arrival = Arrival(error, output, tangent, plan.error_axis)
+        plan.check(arrival.features(), arrival.seen())
+        taps, at_output = _taps(ctx, rest, error)
+        signals: list[Tensor | None] = []
+        learned: list[Tensor | None] = []
+        for position, (receiver, tap) in enumerate(zip(plan.receivers, taps, strict=True)):
+            is_wanted = ctx.needs_input_grad[ctx.first_tap + position]
+            signals.append(receiver.teach(arrival, tap) if is_wanted else None)
+            first = 4 + len(learned)
+            trains = any(ctx.needs_input_grad[first : first + len(tap.held)])
+            learned += receiver.feedback_gradients(arrival, tap) if trains else [None] * len(tap.held)
+        if plan.at_output is not None and at_output is not None:
+            error = plan.at_output.teach(arrival, at_output)
+        num_kept = ctx.first_tap - 4 - ctx.num_held
+        return None, None, error, None, *learned, *[None] * num_kept, *signals
+
+
+def _taps(ctx: Any, rest: list[Tensor], error: Tensor) -> tuple[list[Tap], Tap | None]:
+    """Sort what was saved by receiver."""
+    saved = iter(rest)
+    held = [[next(saved) for _ in range(num)] for num, _ in ctx.counts]
+    kept = [[next(saved) for _ in range(num)] for _, num in ctx.counts]
+    taps = [
+        Tap(held[i], kept[i], next(saved) if receiver.reads_activation else None, ctx.shapes[i], ctx.dtypes[i])
+        for i, receiver in enumerate(ctx.plan.receivers)
+    ]
+    at_output = Tap([], kept[-1], None, error.shape, error.dtype) if len(kept) > len(taps) else None
+    return taps, at_output
 
 
 # Torch binds arguments to this signature at every call; made once, it is not worked out anew each time.
 Broadcast.forward.__signature__ = inspect.signature(Broadcast.forward)  # type: ignore[attr-defined]
 
 
-def broadcast(plan: Plan, output: Tensor, feedback: list[Tensor], taps: list[Tensor]) -> Tensor:
+def broadcast(
+    plan: Plan,
+    output: Tensor,
+    deliveries: list[Delivery],
+    tangent: Tensor | None = None,
+    at_output: Tensor | None = None,
+) -> Tensor:
     """Pass the output through the node.
 
     Args:
         plan: What is delivered to whom.
         output: The tensor at which the error is taken.
-        feedback: A matrix `[C, D]` for each receiver without a projection.
-        taps: The activations at the feedback points, one for each receiver.
+        deliveries: The tensors of each receiver.
+        tangent: Tangent of the output, `[K * N, ...]`.
+        at_output: Perturbation of the output itself, `[K * N, ...]`, if the plan has a receiver there.
 
     Returns:
         The output, now the root of every layer's teaching signal.
     """
-    result: Tensor = Broadcast.apply(plan, len(feedback), output, *feedback, *taps)  # type: ignore[no-untyped-call]
+    counts = [(len(delivery.held), len(delivery.kept)) for delivery in deliveries]
+    held = [tensor for delivery in deliveries for tensor in delivery.held]
+    kept = [tensor for delivery in deliveries for tensor in delivery.kept]
+    if at_output is not None:
+        counts.append((0, 1))
+        kept.append(at_output)
+    taps = [delivery.tap for delivery in deliveries]
+    result: Tensor = Broadcast.apply(plan, tuple(counts), output, tangent, *held, *kept, *taps)  # type: ignore[no-untyped-call]
     return result

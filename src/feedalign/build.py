@@ -7,19 +7,25 @@ from collections.abc import Mapping
 import torch
 from torch import Generator, Tensor, nn
 
+from feedalign.assign import Candidate
 from feedalign.blocks import layer_names, overlap
 from feedalign.blueprint import Blueprint
-from feedalign.broadcast import Receiver
-from feedalign.circuit import Circuit, Site
+from feedalign.circuit import Circuit
+from feedalign.delivery import Site, bias_key
 from feedalign.errors import AttachError
 from feedalign.feedback import Draw, Projection
 from feedalign.handle import Handle, Removable
 from feedalign.hooks import OutputHook, PointHook
 from feedalign.layerwise import Gate
 from feedalign.linear_like import adjoint_of, forward_weight
-from feedalign.placement import Placement, place
+from feedalign.perturbing import carry_hooks, perturber_for
+from feedalign.placement import Placement, error_axis_of, place
+from feedalign.receivers import DirectReceiver, HeadReceiver, Receiver, SlopeReceiver, WeightReceiver
 from feedalign.report import report
-from feedalign.rules.base import DirectRule, LayerwiseRule, Rule
+from feedalign.rules.base import DirectRule, LayerwiseRule, LearnedRule, Perturbing, Rule, WeightRule
+from feedalign.rules.fdfa import FDFA
+from feedalign.rules.forward_gradient import SlopeRule
+from feedalign.rules.local_greedy import LocalGreedy
 from feedalign.store import CHILD_NAME, FeedbackStore, key_of
 from feedalign.supply import Source, supply
 from feedalign.transforms import forget_compiled_code
@@ -42,8 +48,8 @@ def build(plan: Blueprint, source: Source, draws: Generator) -> Handle:
         AttachError: The feedback given does not fit the rules or layers.
     """
     projection = source if isinstance(source, Projection) else None
-    if projection is not None and plan.gated:
-        raise AttachError("fa.Projection stands for error @ feedback of direct rules; layer-wise rules need weights.")
+    if projection is not None:
+        _refuse_projection(plan)
     placements = _placements(plan)
     if source is not None and not placements and not any(_is_drawn(gate.rule) for gate in plan.gated.values()):
         names = ", ".join(type(rule).__name__ for rule in plan.rules.values())
@@ -56,8 +62,14 @@ def build(plan: Blueprint, source: Source, draws: Generator) -> Handle:
     called = {(site.module, site.index) for site in sites}
     modules = {site.module for site in sites}
     silent = {(c.module, c.index) for c in plan.probe.calls if c.module in modules} - called
-    circuit = Circuit(plan.model, store, sites, frozenset(silent), list(plan.gated), _can_stream(plan))
-    description, fires = report(plan, placements, store, keys, source)
+    weights = _weights(plan)
+    perturber = perturber_for(plan, store)
+    error_axis = error_axis_of(plan.site.signature)
+    can_stream = _can_stream(plan)
+    circuit = Circuit(
+        plan.model, store, sites, frozenset(silent), list(plan.gated), can_stream, weights, perturber, error_axis
+    )
+    description, fires = report(plan, placements, store, keys, source, perturber)
     host = _host(plan)
     host.add_module(CHILD_NAME, store)
     hooks = _hook(plan, circuit, keys)
@@ -66,8 +78,17 @@ def build(plan: Blueprint, source: Source, draws: Generator) -> Handle:
     signature = plan.site.signature
     num_outputs = signature.features() if len(signature.shape) > 1 else 1
     points = {layer: c.label for c in plan.candidates for layer in layer_names(c.block.direct)}
-    store.handle = Handle(circuit, rules, host, hooks, num_outputs, description, fires, points)
+    linear = [n for n in layer_names(plan.output_block.direct) if adjoint_of(plan.model.get_submodule(n)) is not None]
+    output_layer = linear[0] if len(linear) == 1 else None
+    store.handle = Handle(circuit, rules, host, hooks, num_outputs, description, fires, points, output_layer)
     return store.handle
+
+
+def _refuse_projection(plan: Blueprint) -> None:
+    learners = [type(rule).__name__ for rule in plan.rules.values() if rule.learns_feedback]
+    if plan.gated or learners:
+        why = f"fa.{learners[0]} learns matrices of its own" if learners else "layer-wise rules need weights"
+        raise AttachError(f"fa.Projection stands for error @ feedback of direct rules with fixed feedback; {why}.")
 
 
 def _is_drawn(rule: LayerwiseRule) -> bool:
@@ -95,11 +116,12 @@ def _can_stream(plan: Blueprint) -> bool:
 def _placements(plan: Blueprint) -> dict[str, Placement]:
     placements = {}
     for candidate in plan.candidates:
-        if isinstance(candidate.rule, DirectRule):
-            activation = candidate.call.signature
-            assert activation is not None
-            label = candidate.label
-            placements[label] = place(plan.site.signature, activation, candidate.rule.positions, label)
+        rule, label, activation = candidate.rule, candidate.label, candidate.call.signature
+        assert activation is not None
+        if isinstance(rule, DirectRule):
+            placements[label] = place(plan.site.signature, activation, rule.positions, label)
+        elif isinstance(rule, LocalGreedy) and not plan.is_last(candidate):
+            placements[label] = place(plan.site.signature, activation, "auto", label)
     return placements
 
 
@@ -108,15 +130,28 @@ def _fill(
 ) -> FeedbackStore:
     store = FeedbackStore()
     matrices = {} if isinstance(source, Projection) else _draw(plan, source, draws, placements)
+    rule_at = {candidate.label: candidate.rule for candidate in plan.candidates}
     for name, matrix in matrices.items():
-        store.keep(keys[name], matrix)
+        _hold(store, keys[name], matrix, rule_at.get(name))
     redrawn = [keys[name] for name, gate in plan.gated.items() if gate.rule.redraws]
-    if redrawn:
-        store.redraw_at_every_forward(redrawn, int(torch.randint(2**62, (), generator=draws)))
+    store.redraw_at_every_forward(redrawn)
+    if redrawn or any(isinstance(rule, (Perturbing, WeightRule)) for rule in plan.rules.values()):
+        store.start_clock(int(torch.randint(2**62, (), generator=draws)))
     reference = next((p for p in plan.model.parameters() if p.is_floating_point()), None)
     if reference is not None:
         store.to(device=reference.device, dtype=reference.dtype)
     return store
+
+
+def _hold(store: FeedbackStore, key: str, matrix: Tensor, rule: Rule | None) -> None:
+    """Keep what was drawn, as a parameter where the user's optimizer trains it."""
+    if isinstance(rule, LocalGreedy):
+        store.learn(key, matrix)
+        store.learn(bias_key(key), torch.zeros(len(matrix)))
+    elif isinstance(rule, LearnedRule) and not (isinstance(rule, FDFA) and rule.update == "ema"):
+        store.learn(key, matrix)
+    else:
+        store.keep(key, matrix)
 
 
 def _draw(
@@ -138,7 +173,7 @@ def _draw(
         return supply({name: shape for shapes in wanted.values() for name, shape in shapes.items()}, source, draws)
     matrices: dict[str, Tensor] = {}
     for rule, shapes in wanted.items():
-        if shapes and isinstance(rule, (DirectRule, LayerwiseRule)):
+        if shapes and isinstance(rule, (DirectRule, LayerwiseRule, LocalGreedy)):
             matrices |= supply(shapes, source or rule.default_draw, draws)
     return matrices
 
@@ -146,20 +181,35 @@ def _draw(
 def _sites(
     plan: Blueprint, placements: dict[str, Placement], keys: dict[str, str], projection: Projection | None
 ) -> list[Site]:
-    sites = []
+    sites: list[Site] = []
     for candidate in plan.candidates:
         if candidate.cuts:
-            label = candidate.label
-            receiver = Receiver(label, placements[label], projection) if label in placements else None
-            call = candidate.call
-            key = keys.get(label, label)
+            label, call = candidate.label, candidate.call
+            receiver = _receiver(candidate, placements.get(label), projection)
+            key = keys.get(label) or key_of(label, set(keys.values()) | {site.key for site in sites})
             sites.append(Site(key, call.module, call.index, candidate.rule, receiver, candidate.block.parameters))
     return sites
+
+
+def _weights(plan: Blueprint) -> list[WeightReceiver]:
+    rules = [rule for rule in plan.rules.values() if isinstance(rule, WeightRule)]
+    return [WeightReceiver(name, rule) for rule in rules for name in plan.probe.parameters.values()]
+
+
+def _receiver(candidate: Candidate, placement: Placement | None, projection: Projection | None) -> Receiver | None:
+    rule, label = candidate.rule, candidate.label
+    if isinstance(rule, DirectRule):
+        assert placement is not None
+        return DirectReceiver(label, rule, placement, projection)
+    if isinstance(rule, LocalGreedy) and placement is not None:
+        return HeadReceiver(label, rule, placement)
+    return SlopeReceiver(label, rule) if isinstance(rule, SlopeRule) else None
 
 
 def _hook(plan: Blueprint, circuit: Circuit, keys: dict[str, str]) -> list[Removable]:
     model, site = plan.model, plan.site
     hooks: list[Removable] = [model.register_forward_pre_hook(circuit.open, prepend=True)]
+    hooks += carry_hooks(plan, circuit.perturber)
     hooks += [
         model.get_submodule(module).register_forward_hook(PointHook(circuit, module))
         for module in dict.fromkeys(s.module for s in circuit.sites)

@@ -4,49 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from feedalign.broadcast import Plan, Receiver, broadcast
+from feedalign.broadcast import Delivery, broadcast
+from feedalign.delivery import Site, held_by, plan_for, streams, to_points
 from feedalign.errors import (
     OutsideForwardError,
     PointNotFiredError,
     UntaughtLayerError,
     WrappedModelError,
 )
-from feedalign.rules.base import DirectRule, Rule
+from feedalign.perturber import Perturber
+from feedalign.placement import FeatureAxis
+from feedalign.receivers import DirectReceiver, WeightReceiver
 from feedalign.store import FeedbackStore
 from feedalign.streaming import Stream
 from feedalign.transforms import inside_backward, refuse_reentrant_checkpointing
-
-
-@dataclass(frozen=True)
-class Site:
-    """One feedback point: one call of one module.
-
-    Attributes:
-        key: Name of its feedback in the store.
-        module: The module's name.
-        index: Which of the module's calls in a forward.
-        rule: Who teaches here: a direct rule, or one that cuts and sends nothing.
-        receiver: How signals reach it; None where none is sent.
-        parameters: Names of the parameters it teaches.
-    """
-
-    key: str
-    module: str
-    index: int
-    rule: Rule
-    receiver: Receiver | None
-    parameters: tuple[str, ...]
-
-    @property
-    def label(self) -> str:
-        """The module's name, with the call's number if it is not the first."""
-        return self.module if self.index == 0 else f"{self.module}#{self.index + 1}"
+from feedalign.untrained import FeedbackWatch
 
 
 class Circuit:
@@ -59,6 +36,9 @@ class Circuit:
         silent: Calls of point modules that are no feedback points.
         gated: Names of the layers with layer-wise feedback.
         can_stream: Each streaming point has a part of the graph to itself, which can be freed at once.
+        weights: Receivers of rules that send parameters something of their own.
+        perturber: Perturbs the forward; None for rules without perturbations.
+        error_axis: Where the features of the output are.
     """
 
     def __init__(
@@ -69,19 +49,24 @@ class Circuit:
         silent: frozenset[tuple[str, int]],
         gated: Sequence[str],
         can_stream: bool,
+        weights: Sequence[WeightReceiver],
+        perturber: Perturber | None,
+        error_axis: FeatureAxis,
     ) -> None:
         self.model, self.store = model, store
         self.sites, self.silent, self.gated = tuple(sites), silent, tuple(gated)
         self.by_call = {(site.module, site.index): site for site in sites}
         self.can_stream = can_stream
         self.frozen = frozenset(name for name, p in model.named_parameters() if not p.requires_grad)
-        self.plan = plan_for([site for site in sites if site.receiver])
-        self.plan_beside_stream = plan_for([s for s in sites if s.receiver and not streams(s)])
+        self.weights, self.perturber, self.watch = tuple(weights), perturber, FeedbackWatch(model, store)
+        self.plan = plan_for(sites, weights, error_axis)
+        self.plan_beside_stream = plan_for([s for s in sites if not streams(s)], weights, error_axis)
         self.stream: Stream | None = None
         self.enabled = True
         self.fired: tuple[str, ...] | None = None
         # By module and name, looked up at each use: loading a checkpoint may put other objects in their place.
         self.owners = {site.key: [_owner(model, name) for name in site.parameters] for site in sites}
+        self.weight_owners = [_owner(model, receiver.point) for receiver in weights]
         self._forget()
 
     def _forget(self) -> None:
@@ -114,7 +99,6 @@ class Circuit:
 
     def open(self, model: nn.Module, args: tuple[Any, ...]) -> None:
         """Forward pre-hook of the model."""
-        del args
         if getattr(model, "_is_replica", False):
             raise WrappedModelError(
                 "DataParallel runs copies of the model in threads, which an attached rule cannot follow; use "
@@ -123,14 +107,18 @@ class Circuit:
         if not self.listening:
             return
         self._forget()
-        self._refuse_thawed()
+        if not torch.compiler.is_compiling():
+            self._refuse_thawed()
+            self.watch.look()
         self.is_open = True
         self.store.step()
         if self.stream is not None:
             self.stream.begin()
+        if self.perturber is not None:
+            self.perturber.begin(args)
 
     def _refuse_thawed(self) -> None:
-        if not self.frozen or torch.compiler.is_compiling():
+        if not self.frozen:
             return
         for name, parameter in self.model.named_parameters():
             if name in self.frozen and parameter.requires_grad:
@@ -174,12 +162,15 @@ class Circuit:
                 "inputs, so no feedback was drawn for this call. Attach with example inputs that take the same path, "
                 "or leave the module out with points=."
             )
+        onward = activation.detach()
+        if self.perturber is not None:
+            activation, onward = self.perturber.pass_point(site.call, activation)
         if self.stream is not None and streams(site):
             self._teach_now(self.stream, site, activation)
         elif site.receiver is not None:
             self._refuse_untaught(site, activation)
             self.taps[site.key] = activation
-        return activation.detach()
+        return onward
 
     def refuse_hidden(self, module: str) -> None:
         """Raise if a module of a running forward with gradients is hidden from the rule by checkpointing."""
@@ -198,20 +189,17 @@ class Circuit:
 
     def _teach_now(self, stream: Stream, site: Site, activation: Tensor) -> None:
         self._refuse_untaught(site, activation)
-        if activation.requires_grad and site.receiver is not None:
-            stream.teach(site.receiver, activation, self._feedback(site), self._taught(site))
+        if activation.requires_grad and isinstance(site.receiver, DirectReceiver):
+            held = held_by(self.store, site)
+            stream.teach(site.receiver, activation, held[0] if held else None, self._taught(site))
 
     def _taught(self, site: Site) -> list[nn.Parameter]:
         found = [module._parameters.get(name) for module, name in self.owners[site.key]]
         return [parameter for parameter in found if parameter is not None]
 
-    def _feedback(self, site: Site) -> Tensor | None:
-        assert site.receiver is not None
-        return self.store.feedback(site.key) if site.receiver.projection is None else None
-
     def _refuse_untaught(self, site: Site, activation: Tensor) -> None:
         assert site.receiver is not None
-        site.receiver.placement.check(tuple(activation.shape), site.label)
+        site.receiver.check(tuple(activation.shape))
         if activation.requires_grad:
             return
         if torch.compiler.is_compiling():
@@ -244,16 +232,30 @@ class Circuit:
         taps, self.taps = self.taps, {}
         self.delivered = True
         plan = self.plan if self.stream is None else self.plan_beside_stream
+        tangent = None
+        if self.perturber is not None:
+            output, tangent = self.perturber.reach_output(output)
         if plan.receivers:
-            live = [site for site in self.sites if site.key in taps]
-            activations = [taps[site.key] for site in live]
-            for receiver, activation in zip(plan.receivers, activations, strict=True):
-                receiver.placement.check_output(tuple(output.shape), tuple(activation.shape), receiver.point)
-            held = [self._feedback(site) for site in live]
-            output = broadcast(plan, output, [matrix for matrix in held if matrix is not None], activations)
+            deliveries = self._deliveries(taps, tangent)
+            for receiver, delivery in zip(plan.receivers, deliveries, strict=True):
+                receiver.check_output(tuple(output.shape), tuple(delivery.tap.shape))
+            at_output = None if self.perturber is None else self.perturber.at_output
+            output = broadcast(plan, output, deliveries, tangent, at_output)
+        if self.perturber is not None:
+            self.perturber.end()
         if self.stream is not None:
             self.stream.end(output)
         return output
+
+    def _deliveries(self, taps: dict[str, Tensor], tangent: Tensor | None) -> list[Delivery]:
+        live = [site for site in self.sites if site.key in taps]
+        deliveries = to_points(live, taps, self.store, self.perturber, tangent, learns=self.model.training)
+        for receiver, (module, name) in zip(self.weights, self.weight_owners, strict=True):
+            parameter = module._parameters[name]
+            assert parameter is not None
+            assert self.perturber is not None
+            deliveries.append(Delivery(parameter, (), (self.perturber.directions[receiver.point],)))
+        return deliveries
 
     def _refuse_missing(self) -> None:
         missing = [site.label for site in self.sites if self.counts.get(site.module, 0) <= site.index]
@@ -276,24 +278,11 @@ class Circuit:
     def finish(self, model: nn.Module, args: tuple[Any, ...], output: object) -> None:
         """Forward hook of the model that runs even if the forward raised: nothing half-collected stays behind."""
         del model, args, output
+        if self.perturber is not None:
+            self.perturber.end()
         self._forget()
 
 
 def _owner(model: nn.Module, parameter: str) -> tuple[nn.Module, str]:
     module, _, name = parameter.rpartition(".")
     return model.get_submodule(module), name
-
-
-def streams(site: Site) -> bool:
-    """Whether a site's signal exists before the output does."""
-    return isinstance(site.rule, DirectRule) and site.rule.streams
-
-
-def plan_for(sites: Sequence[Site]) -> Plan:
-    """Lay out what the broadcast node delivers to the given sites."""
-    members: dict[DirectRule, list[int]] = {}
-    for position, site in enumerate(sites):
-        assert isinstance(site.rule, DirectRule)
-        members.setdefault(site.rule, []).append(position)
-    receivers = tuple(site.receiver for site in sites if site.receiver is not None)
-    return Plan(receivers, tuple((rule, tuple(positions)) for rule, positions in members.items()))

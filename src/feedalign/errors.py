@@ -77,3 +77,15 @@ class ErrorFormError(FeedalignError, RuntimeError):
 
 class StreamingError(FeedalignError, RuntimeError):
     """Streaming updates cannot be made here, or were lost before the optimizer saw them."""
+
+
+class ForwardModeError(FeedalignError, RuntimeError):
+    """A part of the model has no forward-mode derivative, or one cannot be taken where the model runs."""
+
+
+class TangentLostError(FeedalignError, RuntimeError):
+    """A directional derivative did not arrive at the output."""
+
+
+class UntrainedFeedbackError(FeedalignError, RuntimeError):
+    """The optimizer trains the model and leaves out the feedback that the rule learns."""

@@ -98,6 +98,16 @@ class Orthogonal(Draw):
 
 
 @dataclass(frozen=True)
+class Zeros(Draw):
+    """Zeros, the start of feedback that is learned: Bacho & Chu 2022, section IV-A."""
+
+    def draw(self, shape: Shape, generator: Generator) -> Tensor:
+        """Return zeros of the given shape; nothing is drawn."""
+        del generator
+        return torch.zeros(shape)
+
+
+@dataclass(frozen=True)
 class Sparse(Draw):
     """Another draw of which each entry is kept with probability `density`, scaled to keep the variance.
 

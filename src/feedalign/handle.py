@@ -7,16 +7,18 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from torch import Tensor, nn
 
-from feedalign.circuit import Circuit, streams
+from feedalign.circuit import Circuit
+from feedalign.delivery import held_by, streams
 from feedalign.describe import Description
 from feedalign.errors import AttachError, StreamingError, TargetsError
-from feedalign.rules.base import Rule
+from feedalign.rules.base import LearnedRule, Rule
 from feedalign.store import CHILD_NAME, FeedbackStore
 from feedalign.streaming import Stream
+from feedalign.tangents import DualCarrier
 from feedalign.transforms import forget_compiled_code
 
 ATTACHED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -42,6 +44,7 @@ class Handle:
         description: What teaches each layer, as found at attach time.
         fires: For each row of the description, the module that must fire; None where none must.
         points: The point at which each layer's signal can be read, by the layer's name.
+        output_layer: The linear layer that makes the output; None where none does.
     """
 
     def __init__(
@@ -54,10 +57,11 @@ class Handle:
         description: Description,
         fires: tuple[str | None, ...],
         points: dict[str, str],
+        output_layer: str | None,
     ) -> None:
         self._circuit, self.rules, self._host, self._hooks = circuit, rules, host, hooks
         self._num_outputs, self._description, self._fires = num_outputs, description, fires
-        self.points = points
+        self.points, self.output_layer = points, output_layer
         self._attached = True
         ATTACHED.add(circuit.model)
 
@@ -94,6 +98,69 @@ class Handle:
             for row, module in zip(self._description.rows, self._fires, strict=True)
         ]
         return replace(self._description, rows=tuple(rows))
+
+    @property
+    def uses_dual_tensors(self) -> bool:
+        """Whether tangents travel as dual tensors, which cannot be compiled, instead of being carried by hand."""
+        perturber = self._circuit.perturber
+        return perturber is not None and isinstance(perturber.carrier, DualCarrier)
+
+    def forget_forward(self) -> None:
+        """Forget that a forward has run, for `describe()`."""
+        self._circuit.fired = None
+
+    def parameter_groups(
+        self,
+        *,
+        lr: float | None = None,
+        feedback_lr: float | None = None,
+        weight_decay: float | None = None,
+        feedback_decay: float | None = None,
+    ) -> list[dict[str, Any]]:
+        """Return parameter groups for any torch optimizer, the model's apart from the learned feedback.
+
+            optimizer = torch.optim.Adam(handle.parameter_groups(lr=1e-3, feedback_lr=1e-4))
+
+        What is left out is the optimizer's own default. Heads of local losses have exact gradients and count as the
+        model's. Frozen parameters are left out.
+
+        Args:
+            lr: Learning rate of the model's parameters.
+            feedback_lr: Learning rate of learned feedback matrices.
+            weight_decay: Weight decay of the model's parameters.
+            feedback_decay: Weight decay of learned feedback matrices.
+
+        Returns:
+            One group, or two where a rule learns feedback matrices.
+
+        Raises:
+            AttachError: `feedback_lr` or `feedback_decay` is given, and no rule has feedback for an optimizer; or the
+                rule was removed.
+        """
+        self._refuse_removed()
+        learned = {id(p) for p in self._learned_matrices()}
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        groups = [_group([p for p in trained if id(p) not in learned], lr, weight_decay)]
+        if learned:
+            groups.append(_group([p for p in trained if id(p) in learned], feedback_lr, feedback_decay))
+        elif feedback_lr is not None or feedback_decay is not None:
+            names = ", ".join(repr(rule) for rule in self.rules)
+            raise AttachError(
+                f"{names} has no feedback that an optimizer trains; leave feedback_lr and feedback_decay out."
+            )
+        return groups
+
+    def last_feedback(self) -> tuple[str, Tensor | None]:
+        """Return the last feedback point, and its matrix `[C, D]`, detached; None where it has none."""
+        sites = [site for site in self._circuit.sites if site.receiver is not None]
+        if not sites:
+            return "", None
+        held = held_by(self.store, sites[-1])
+        return sites[-1].label, held[0].detach() if held else None
+
+    def _learned_matrices(self) -> list[nn.Parameter]:
+        keys = {site.key for site in self._circuit.sites if isinstance(site.rule, LearnedRule)}
+        return [p for key, p in self.store.named_parameters() if key in keys]
 
     def targets(self, targets: Tensor | None, *, scale: float | Tensor | None = None) -> None:
         """Give the targets of the coming forward: its hidden layers then learn while it runs (streaming).
@@ -167,6 +234,11 @@ class Handle:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.remove()
+
+
+def _group(parameters: list[nn.Parameter], lr: float | None, weight_decay: float | None) -> dict[str, Any]:
+    options = {"lr": lr, "weight_decay": weight_decay}
+    return {"params": parameters} | {name: value for name, value in options.items() if value is not None}
 
 
 def handle_of(model: nn.Module) -> Handle:

@@ -81,6 +81,22 @@ class Placement:
             signal = projected.reshape(positions_last)
         return signal.movedim(-1, 1) if self.axis == "second" else signal
 
+    def collect(self, tensor: Tensor) -> Tensor:
+        """Shape what lies at the feedback point into rows `[rows, D]`: the adjoint of `deliver`.
+
+        Where the error is repeated over positions, these are summed up.
+        """
+        if self.layout == "full":
+            return tensor.reshape(tensor.shape[0], self.num_features)
+        positions_last = tensor.movedim(1, -1) if self.axis == "second" else tensor
+        if self.layout == "repeated":
+            return positions_last.reshape(tensor.shape[0], -1, self.num_features).sum(1)
+        return positions_last.reshape(-1, self.num_features)
+
+    def num_repeats(self, shape: tuple[int, ...]) -> int:
+        """Over how many positions of an activation of the given shape the error is repeated."""
+        return math.prod(shape[1:]) // self.num_features if self.layout == "repeated" else 1
+
     def check_output(self, output: tuple[int, ...], activation: tuple[int, ...], point: str) -> None:
         """Raise FeedbackShapeError if the output's size or positions no longer fit the feedback or the activation."""
         outputs = math.prod(output[1:]) if self.layout == "full" else Signature(output, self.error_axis).features()
@@ -132,6 +148,11 @@ def features_last(tensor: Tensor, axis: FeatureAxis) -> Tensor:
     return tensor.movedim(1, -1) if axis == "second" else tensor
 
 
+def error_axis_of(error: Signature) -> FeatureAxis:
+    """Return where the features of an output are: behind the batch for images, else last."""
+    return "second" if error.axis == "second" and len(error.shape) > 2 else "last"
+
+
 def place(error: Signature, activation: Signature, positions: str, point: str) -> Placement:
     """Settle how the error is projected onto an activation.
 
@@ -147,7 +168,7 @@ def place(error: Signature, activation: Signature, positions: str, point: str) -
     Raises:
         AmbiguousShapeError: The shapes do not tell, or the option asks for what they do not allow.
     """
-    error_axis: FeatureAxis = "second" if error.axis == "second" and len(error.shape) > 2 else "last"
+    error_axis = error_axis_of(error)
     if positions == "full" or (positions == "auto" and _is_plainly_full(error, activation)):
         if error.shape[:1] != activation.shape[:1]:
             raise _ambiguous(error, activation, point, "their first sizes, the samples, differ")

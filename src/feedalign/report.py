@@ -8,11 +8,15 @@ from feedalign.blocks import layer_names
 from feedalign.blueprint import Blueprint
 from feedalign.describe import Description, Row
 from feedalign.feedback import Projection
+from feedalign.perturber import Perturber
 from feedalign.placement import Placement
-from feedalign.rules.base import DirectRule
+from feedalign.rules.activity_perturbed import ActivityPerturbed
+from feedalign.rules.base import DirectRule, Rule, WeightRule
+from feedalign.rules.local_greedy import LocalGreedy
 from feedalign.store import FeedbackStore
 from feedalign.suitability import leaks, mend
 from feedalign.supply import Source
+from feedalign.tangents import DualCarrier
 
 _Line = tuple[Row, str | None]
 
@@ -23,6 +27,7 @@ def report(
     store: FeedbackStore,
     keys: dict[str, str],
     source: Source,
+    perturber: Perturber | None,
 ) -> tuple[Description, tuple[str | None, ...]]:
     """Describe what teaches each layer.
 
@@ -32,18 +37,24 @@ def report(
         store: The feedback.
         keys: Names of points and layers to names in the store.
         source: Where feedback comes from.
+        perturber: What perturbs the forward.
 
     Returns:
         The description, and for each row the module that must fire.
     """
     uncut = leaks(plan)
     lines: list[_Line] = []
+    of_weights = [rule for rule in plan.rules.values() if isinstance(rule, WeightRule)]
     for layer in _layers(plan):
+        if of_weights:
+            signal = f"{of_weights[0].name}: {of_weights[0].signal}"
+            lines.append((Row(layer or "(model)", "-", signal, "-", None), None))
+            continue
         lines += _at_points(plan, layer, placements, source) + _at_output(plan, layer, uncut)
         lines += _from_gates(plan, layer, store, keys)
     rules = " + ".join(dict.fromkeys(repr(rule) for rule in plan.rules.values()))
     rows, fires = tuple(row for row, _ in lines), tuple(module for _, module in lines)
-    return Description(rules, _place(plan), rows, tuple(_notes(plan, uncut))), fires
+    return Description(rules, _place(plan), rows, (*_notes(plan, uncut), *_tangent_notes(perturber))), fires
 
 
 def _place(plan: Blueprint) -> str:
@@ -68,7 +79,7 @@ def _at_points(plan: Blueprint, layer: str, placements: dict[str, Placement], so
             continue
         through = f", {'also ' if is_direct else ''}through {', '.join(via)}" if via else ""
         feedback = "-"
-        if isinstance(candidate.rule, DirectRule):
+        if candidate.label in placements:
             placement = placements[candidate.label]
             shape = [placement.num_outputs, placement.num_features]
             feedback = f"{shape} {_origin(source, candidate.rule)}"
@@ -77,16 +88,22 @@ def _at_points(plan: Blueprint, layer: str, placements: dict[str, Placement], so
     return lines
 
 
-def _origin(source: Source, rule: DirectRule) -> str:
+def _origin(source: Source, rule: Rule) -> str:
     if isinstance(source, Projection):
         return "projected by the user's device"
-    return "given" if isinstance(source, dict) else repr(source or rule.default_draw)
+    assert isinstance(rule, (DirectRule, LocalGreedy))
+    start = "given" if isinstance(source, dict) else repr(source or rule.default_draw)
+    if isinstance(rule, LocalGreedy):
+        return f"head, learned from {start}"
+    return f"learned from {start}" if rule.learns_feedback else start
 
 
 def _at_output(plan: Blueprint, layer: str, uncut: Mapping[str, tuple[str, ...]]) -> list[_Line]:
     name = layer or "(model)"
     is_direct = layer in layer_names(plan.output_block.direct)
-    lines: list[_Line] = [(Row(name, "output", "error", "-", None), None)] if is_direct else []
+    perturbed = [r for r in plan.rules.values() if isinstance(r, ActivityPerturbed) and r.output == "perturbed"]
+    arrives = f"{perturbed[0].name}: {perturbed[0].signal}" if perturbed else "error"
+    lines: list[_Line] = [(Row(name, "output", arrives, "-", None), None)] if is_direct else []
     if layer in uncut:
         signal = f"exact backprop through {', '.join(uncut[layer])}, NOT CUT"
         lines.append((Row(name, "-", signal, "-", None, uncut=True), None))
@@ -105,6 +122,14 @@ def _from_gates(plan: Blueprint, layer: str, store: FeedbackStore, keys: dict[st
             feedback = f"{drawn if held is None else f'{list(held.shape)} fixed'}, at {name}"
             lines.append((Row(layer, "-", f"{gate.rule.name}: {gate.rule.signal}", feedback, None), name))
     return lines
+
+
+def _tangent_notes(perturber: Perturber | None) -> list[str]:
+    if perturber is None or not isinstance(perturber.carrier, DualCarrier):
+        return []
+    return [
+        f"tangents travel as dual tensors, which is slower and refuses torch.compile, because {perturber.carrier.why}"
+    ]
 
 
 def _notes(plan: Blueprint, uncut: Mapping[str, tuple[str, ...]]) -> list[str]:

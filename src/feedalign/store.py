@@ -16,9 +16,10 @@ CHILD_NAME = "feedalign"
 
 
 class FeedbackStore(nn.Module):
-    """Feedback as buffers, so that `.to()`, `state_dict`, deep copies and DistributedDataParallel see it.
+    """Feedback, fixed as buffers and learned as parameters.
 
-    Its forward is the identity, for whoever runs over all children.
+    So `.to()`, `state_dict`, deep copies, optimizers and DistributedDataParallel see it. Its forward is the identity,
+    for whoever runs over all children.
     """
 
     handle: Handle
@@ -28,6 +29,7 @@ class FeedbackStore(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.redrawn: dict[str, int] = {}
+        self.has_clock = False
 
     def forward(self, activation: Tensor) -> Tensor:
         """Return the input as it is."""
@@ -37,20 +39,37 @@ class FeedbackStore(nn.Module):
         """Hold a fixed feedback matrix under a key."""
         self.register_buffer(key, feedback)
 
-    def redraw_at_every_forward(self, keys: list[str], seed: int) -> None:
-        """Hold a seed and a counter from which the feedback of these keys is drawn anew at every forward."""
+    def learn(self, key: str, feedback: Tensor) -> None:
+        """Hold feedback that an optimizer trains."""
+        self.register_parameter(key, nn.Parameter(feedback))
+
+    def replace(self, key: str, feedback: Tensor) -> None:
+        """Put another matrix in the place of a fixed one."""
+        # A new tensor, not an in-place step: a graph may still hold the one before.
+        setattr(self, key, feedback)
+
+    def redraw_at_every_forward(self, keys: list[str]) -> None:
+        """Draw the feedback of these keys anew at every forward, by the clock."""
         self.redrawn = {key: position for position, key in enumerate(keys)}
+
+    def start_clock(self, seed: int) -> None:
+        """Hold a seed and a count of forwards, from which random numbers are made."""
+        self.has_clock = True
         self.register_buffer("seed", torch.tensor(seed, dtype=torch.int64))
         self.register_buffer("counter", torch.zeros((), dtype=torch.int64))
 
     def step(self) -> None:
         """Move on to the next draw."""
-        if self.redrawn:
+        if self.has_clock:
             # A new tensor, not an in-place step: a compiled backward that recomputes the draw reads the buffer again.
             self.counter = self.counter + 1
 
+    def clock(self) -> Tensor:
+        """Return seed and count, int64 `[2]`."""
+        return torch.stack([self.seed, self.counter])
+
     def feedback(self, key: str) -> Tensor:
-        """Return the fixed feedback held under a key."""
+        """Return the feedback held under a key."""
         held: Tensor = getattr(self, key)
         return held
 

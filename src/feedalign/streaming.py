@@ -14,7 +14,7 @@ from feedalign.errors import StreamingError, TargetsError
 from feedalign.transforms import inside_distributed, inside_transform
 
 if TYPE_CHECKING:
-    from feedalign.broadcast import Receiver
+    from feedalign.receivers import DirectReceiver
 
 
 @dataclass
@@ -81,7 +81,7 @@ class Stream:
 
     def teach(
         self,
-        receiver: Receiver,
+        receiver: DirectReceiver,
         activation: Tensor,
         feedback: Tensor | None,
         parameters: Sequence[nn.Parameter],
@@ -106,7 +106,7 @@ class Stream:
                 self.made[parameter] = weakref.ref(parameter.grad)
                 self.versions[parameter] = parameter.grad._version
 
-    def _signal(self, receiver: Receiver, activation: Tensor, feedback: Tensor | None) -> Tensor:
+    def _signal(self, receiver: DirectReceiver, activation: Tensor, feedback: Tensor | None) -> Tensor:
         assert self.rows is not None
         num_rows = receiver.placement.num_rows(tuple(activation.shape))
         if self.rows.shape[0] != num_rows:

@@ -27,6 +27,15 @@ def forget_compiled_code() -> None:
         torch.compiler.reset()
 
 
+def inside_compiled() -> bool:
+    """Whether eager code runs inside a call that torch.compile covers, having fallen back from it."""
+    frames = sys.modules.get("torch._dynamo.eval_frame")
+    if frames is None:
+        return False
+    callback = torch._C._dynamo.eval_frame.get_eval_frame_callback()
+    return callback is not None and callback is not False
+
+
 def is_batched(tensor: Tensor) -> bool:
     """Whether a tensor stands for a batch of them under `torch.func.vmap`, so that its values cannot be looked at."""
     functorch = torch._C._functorch

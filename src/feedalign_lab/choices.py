@@ -1,35 +1,75 @@
-"""From the rule names a user types to rules."""
+"""From the rule names a user types to rules, and which of them can learn what."""
+
+from dataclasses import dataclass
 
 import feedalign as fa
 from feedalign.rules import Rule
 from feedalign_lab.data.dataset import Task
 from feedalign_lab.errors import SettingError, UnknownNameError
+from feedalign_lab.models import NetworkName, parse_network_name
 from feedalign_lab.names import DATA_NAMES, REGRESSION_NAMES
 
 ALL = "all"
-_NEEDS_CLASSES = "needs classes"
+_MIN_HIDDEN_OF_LOCAL_LOSSES = 2
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is to be learned by what.
+
+    Attributes:
+        data: Name of the data set.
+        network: The network's name, taken apart.
+        is_transfer: Whether only the classifier behind frozen convolutions learns.
+    """
+
+    data: str
+    network: NetworkName
+    is_transfer: bool = False
+
+    @classmethod
+    def named(cls, data: str, network: str, *, is_transfer: bool = False) -> "Case":
+        """The case of a data set's and a network's name.
+
+        Args:
+            data: Name of the data set.
+            network: Name of the network.
+            is_transfer: Whether only the classifier behind frozen convolutions learns.
+
+        Returns:
+            The case.
+
+        Raises:
+            UnknownNameError: There is no data set or network of that name.
+            SettingError: The network has no convolutions that could be transferred.
+        """
+        if data not in DATA_NAMES:
+            raise UnknownNameError("data set", data, DATA_NAMES)
+        name = parse_network_name(network)
+        if is_transfer and not name.has_trained_convolutions:
+            raise SettingError(
+                f"--transfer trains convolutions and then freezes them, but {network} has none that learn: "
+                "choose conv, cnn, cnn-bn, alexnet or alexnet-small."
+            )
+        return cls(data, name, is_transfer)
+
+    @property
+    def task(self) -> Task:
+        """What the data set is for, known before it is loaded."""
+        return "regression" if self.data in REGRESSION_NAMES else "classification"
+
+    @property
+    def num_hidden(self) -> int:
+        """Hidden layers that learn; convolutions are counted as one, which is enough to know."""
+        num_hidden = self.network.num_hidden
+        if self.network.family in {"conv", "conv-random"} and self.data.startswith("cifar"):
+            num_hidden += 1
+        return num_hidden if self.is_transfer or not self.network.has_trained_convolutions else num_hidden + 1
 
 
 def rule_names() -> tuple[str, ...]:
     """Names of all rules, in the library's order."""
     return tuple(rule.name for rule in fa.ALL_RULES)
-
-
-def task_of(data: str) -> Task:
-    """What a data set is for, known before it is loaded.
-
-    Args:
-        data: Name of the data set.
-
-    Returns:
-        The task.
-
-    Raises:
-        UnknownNameError: There is no data set of that name.
-    """
-    if data not in DATA_NAMES:
-        raise UnknownNameError("data set", data, DATA_NAMES)
-    return "regression" if data in REGRESSION_NAMES else "classification"
 
 
 def rule_class(name: str) -> type[Rule]:
@@ -59,44 +99,69 @@ def make_rule(name: str, task: Task) -> Rule:
 
     Returns:
         The rule.
-
-    Raises:
-        SettingError: The rule does not suit the task.
     """
-    if task == "regression" and name not in rule_names_for(task):
-        raise SettingError(f"{name} needs class targets, so it cannot learn a regression task.")
     if task == "regression" and name == "sign-dfa":
         return fa.SignDFA(link="other")
     return rule_class(name)()
 
 
-def rule_names_for(task: Task) -> tuple[str, ...]:
-    """Names of the rules that can learn a task: DRTP projects class targets, so it has no regression."""
-    return tuple(name for name in rule_names() if task == "classification" or name != "drtp")
+def lack(name: str, case: Case) -> str | None:
+    """What a rule needs and a case does not have.
+
+    Args:
+        name: A name out of `rule_names()`.
+        case: What is to be learned by what.
+
+    Returns:
+        The need in words, e.g. "needs classes"; None where the rule can learn it.
+    """
+    if case.task == "regression" and name in {"drtp", "lg-fg-a"}:
+        return "needs classes"
+    if name == "drtp" and case.network.is_rectified:
+        return "needs hidden units that saturate, such as tanh"
+    if name == "lg-fg-a" and case.num_hidden < _MIN_HIDDEN_OF_LOCAL_LOSSES:
+        return "needs two hidden layers that learn"
+    return None
 
 
-def left_out(text: str, task: Task) -> dict[str, str]:
-    """The rules that "all" does not stand for in a task.
+def refuse_unsuited(name: str, case: Case) -> None:
+    """Refuse a rule that cannot learn a case.
+
+    Args:
+        name: A rule's name.
+        case: What is to be learned by what.
+
+    Raises:
+        SettingError: It lacks something.
+        UnknownNameError: There is no such rule.
+    """
+    rule_class(name)
+    if (need := lack(name, case)) is not None:
+        where = f"{case.network.text} on {case.data}" + (" with frozen convolutions" if case.is_transfer else "")
+        raise SettingError(f"{name} {need}, so it cannot train {where}: choose other rules, or {ALL} that can.")
+
+
+def left_out(text: str, case: Case) -> dict[str, str]:
+    """The rules that "all" does not stand for in a case.
 
     Args:
         text: What `parse_rule_names` is given.
-        task: What is to be learned.
+        case: What is to be learned by what.
 
     Returns:
         Why each rule is left out, by its name; empty where the rules are named one by one.
     """
     if text.strip().lower() != ALL:
         return {}
-    suited = rule_names_for(task)
-    return {name: _NEEDS_CLASSES for name in rule_names() if name not in suited}
+    return {name: need for name in rule_names() if (need := lack(name, case)) is not None}
 
 
-def parse_rule_names(text: str, task: Task) -> tuple[str, ...]:
+def parse_rule_names(text: str, case: Case) -> tuple[str, ...]:
     """Split a list of rule names.
 
     Args:
-        text: Names with commas between them, or "all" for every rule that suits the task.
-        task: What is to be learned.
+        text: Names with commas between them, or "all" for every rule that can learn the case.
+        case: What is to be learned by what.
 
     Returns:
         The names, each once, in the order given.
@@ -108,8 +173,7 @@ def parse_rule_names(text: str, task: Task) -> tuple[str, ...]:
     if not names:
         raise SettingError(f"No rule is named: give {ALL!r} or some of {', '.join(rule_names())}.")
     if names == [ALL]:
-        return rule_names_for(task)
+        return tuple(name for name in rule_names() if lack(name, case) is None)
     for name in names:
-        rule_class(name)
-        make_rule(name, task)
+        refuse_unsuited(name, case)
     return tuple(dict.fromkeys(names))

@@ -24,7 +24,9 @@ Examples:
   feedalign compare
   feedalign compare --data digits --rules all --trials 3
   feedalign compare --data mnist --network fc1-500 --epochs 10 --rules backprop,fa,dfa,drtp,shallow
+  feedalign compare --data mnist --network mlp2-800 --rules backprop,dfa,dkp,fdfa
   feedalign compare --data cifar10 --network conv --flip --rules backprop,dfa --device cuda
+  feedalign compare --data cifar10 --network cnn-bn --transfer --transfer-epochs 20 --rules backprop,dfa,fdfa
 """
 _TRAIN = """Train one network under one rule and save its weights.
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar, cast, get_args
 
 import torch
 from rich.console import Console
@@ -13,11 +14,11 @@ from rich.table import Table
 
 from feedalign.errors import FeedalignError
 from feedalign_lab import data
-from feedalign_lab.choices import left_out, parse_rule_names, rule_class, task_of
-from feedalign_lab.comparison import Comparison, Plan, run_comparison, run_training
-from feedalign_lab.errors import SettingError
+from feedalign_lab.choices import Case, left_out, parse_rule_names, refuse_unsuited
+from feedalign_lab.comparison import Comparison, run_comparison, run_training
+from feedalign_lab.data.dataset import Inputs
+from feedalign_lab.errors import SettingError, UnknownNameError
 from feedalign_lab.learner import LearnerSpec, make_learner
-from feedalign_lab.models import check_network_name
 from feedalign_lab.options import (
     CompareOptions,
     DescribeOptions,
@@ -26,14 +27,18 @@ from feedalign_lab.options import (
     RunOptions,
     TrainOptions,
 )
+from feedalign_lab.papers.setting import RunSetting
+from feedalign_lab.plan import Plan
 from feedalign_lab.progress import TrainingProgress
 from feedalign_lab.report import comparison_table, left_out_sentence, rule_facts, rules_table
 from feedalign_lab.results import ResultsFolder, to_json
-from feedalign_lab.settings import data_setting, rule_setting
+from feedalign_lab.settings import data_setting, rule_setting, run_setting
 from feedalign_lab.training import Schedule
 
 _EXIT_OK, _EXIT_DIVERGED, _EXIT_USER_ERROR, _EXIT_INTERRUPTED = 0, 1, 2, 130
 _MIN_TABLE_WIDTH = 120
+
+Value = TypeVar("Value")
 
 
 def run(options: Options) -> int:
@@ -62,38 +67,36 @@ def run(options: Options) -> int:
 
 def _compare(options: CompareOptions) -> int:
     """Train every rule and show them side by side."""
-    task = task_of(options.data)
-    plan = _plan(options, parse_rule_names(options.rules, task), options.trials)
-    plan = replace(plan, left_out=left_out(options.rules, task))
+    case = _case(options)
+    plan = _plan(options, parse_rule_names(options.rules, case), options.trials)
+    plan = replace(plan, left_out=left_out(options.rules, case))
     device = _device(options.device)
     folder = ResultsFolder.open(_folder_path(options, plan), overwrite=options.overwrite)
     with _threads(options.threads):
-        dataset = data.load(plan.data, device)
-        num_trials = plan.trials * len(plan.rules)
-        with TrainingProgress(num_trials, plan.schedule.epochs, is_shown=not options.json) as progress:
+        dataset = data.load(plan.data, device, inputs=plan.inputs)
+        with TrainingProgress(plan.num_epochs(), is_shown=not options.json) as progress:
             comparison = run_comparison(plan, dataset, folder, progress.watch)
     return _report(comparison, as_json=options.json)
 
 
 def _train(options: TrainOptions) -> int:
     """Train one rule and save the weights."""
-    plan = _plan(options, parse_rule_names(options.rule, task_of(options.data)), trials=1)
+    plan = _plan(options, parse_rule_names(options.rule, _case(options)), trials=1)
     if len(plan.rules) != 1:
         raise SettingError("train takes a single rule: use compare for several.")
     device = _device(options.device)
     folder = ResultsFolder.open(_folder_path(options, plan), overwrite=options.overwrite)
     with _threads(options.threads):
-        dataset = data.load(plan.data, device)
-        with TrainingProgress(1, plan.schedule.epochs, is_shown=not options.json) as progress:
+        dataset = data.load(plan.data, device, inputs=plan.inputs)
+        with TrainingProgress(plan.num_epochs(), is_shown=not options.json) as progress:
             comparison = run_training(plan, dataset, folder, progress.watch)
     return _report(comparison, as_json=options.json)
 
 
 def _describe(options: DescribeOptions) -> int:
     """Show how a rule sits on a network."""
-    rule_class(options.rule)
-    task_of(options.data)
-    network = options.network or data_setting(options.data).network
+    network = _network(options)
+    refuse_unsuited(options.rule, Case.named(options.data, network))
     setting = rule_setting(options.data, network, options.rule)
     spec = LearnerSpec(options.rule, network, setting.learning_rate, setting.weight_init)
     dataset = data.load(options.data)
@@ -114,23 +117,66 @@ def _rules(options: RulesOptions) -> int:
     return _EXIT_OK
 
 
+def _network(options: RunOptions | DescribeOptions) -> str:
+    """The network that was asked for, or the data set's own."""
+    return options.network or data_setting(options.data).network
+
+
+def _case(options: RunOptions) -> Case:
+    """What is to be learned by what."""
+    if options.transfer_epochs is not None and not options.transfer:
+        raise SettingError("--transfer-epochs says how long to train what is transferred: add --transfer.")
+    return Case.named(options.data, _network(options), is_transfer=options.transfer)
+
+
 def _plan(options: RunOptions, rules: tuple[str, ...], trials: int) -> Plan:
-    """The plan of a run, with the data set's defaults where nothing was said."""
-    defaults = data_setting(options.data)
-    network = options.network or defaults.network
-    check_network_name(network)
-    epochs = defaults.epochs if options.epochs is None else options.epochs
-    batch_size = defaults.batch_size if options.batch_size is None else options.batch_size
+    """The plan of a run, with the defaults of network and data set where nothing was said."""
+    network = _network(options)
+    defaults = run_setting(options.data, network)
+    schedule = Schedule(
+        epochs=_given(options.epochs, defaults.epochs),
+        batch_size=_given(options.batch_size, defaults.batch_size),
+        flip=options.flip,
+        lr_decay=_given(options.lr_decay, defaults.lr_decay),
+    )
     return Plan(
         data=options.data,
         network=network,
         rules=rules,
         trials=trials,
-        schedule=Schedule(epochs, batch_size, options.flip),
+        schedule=schedule,
+        inputs=_inputs(options, defaults),
+        schedule_source=_schedule_source(options, defaults),
         learning_rate=options.lr,
+        feedback_learning_rate=options.feedback_lr,
         dropout=options.dropout,
         seed=options.seed,
+        transfer_epochs=_given(options.transfer_epochs, schedule.epochs) if options.transfer else None,
     )
+
+
+def _given(value: Value | None, default: Value) -> Value:
+    """What was said, or the default."""
+    return default if value is None else value
+
+
+def _inputs(options: RunOptions, defaults: RunSetting) -> Inputs:
+    """The scaling of the inputs."""
+    for inputs in get_args(Inputs):
+        if options.inputs == inputs:
+            return cast("Inputs", inputs)
+    if options.inputs is not None:
+        raise UnknownNameError("scaling of the inputs", options.inputs, get_args(Inputs))
+    return defaults.inputs
+
+
+def _schedule_source(options: RunOptions, defaults: RunSetting) -> str:
+    """Where batch size, decay and scaling come from."""
+    asked = {"batch size": options.batch_size, "decay": options.lr_decay, "inputs": options.inputs}
+    given = [what for what, value in asked.items() if value is not None]
+    if len(given) == len(asked):
+        return "given for this run"
+    return defaults.source + (f"; given for this run: {', '.join(given)}" if given else "")
 
 
 def _folder_path(options: RunOptions, plan: Plan) -> Path:

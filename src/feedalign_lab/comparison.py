@@ -1,6 +1,6 @@
 """The main job: the same network and data under several rules, trial by trial."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,78 +10,23 @@ import torch
 from feedalign_lab.cost import CostRecord, measure_cost
 from feedalign_lab.data.dataset import Dataset, DatasetFacts
 from feedalign_lab.environment import Environment, describe_environment
-from feedalign_lab.errors import SettingError
+from feedalign_lab.errors import DivergedError
 from feedalign_lab.learner import Learner, LearnerSpec, loss_name, make_learner
-from feedalign_lab.models import NetworkFacts, network_facts
+from feedalign_lab.models import NetworkFacts, build_network, network_facts
+from feedalign_lab.models.transfer import Features, features_of, freeze_features
+from feedalign_lab.plan import BASELINE, Plan
 from feedalign_lab.plots import draw_angles, draw_learning_curves
 from feedalign_lab.records import EpochRecord, RuleSummary, TrialResult, summarize
 from feedalign_lab.results import ANGLES_NAME, CURVES_NAME, WEIGHTS_NAME, ResultsFolder
 from feedalign_lab.seeding import stream_seed
-from feedalign_lab.settings import RuleSetting, rule_setting
-from feedalign_lab.training import Schedule, run_trial
+from feedalign_lab.training import run_trial
+from feedalign_lab.transfer import train_features, untrained_features
 
 _RESULTS_FORMAT = 1
-_BASELINE = "backprop"
 
 OnEpoch = Callable[[EpochRecord], None]
-Watch = Callable[[str, int], OnEpoch]
-"""Told the rule and the number of each trial before it starts; gives what to call after each epoch."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to compare.
-
-    Attributes:
-        data: Name of the data set.
-        network: Name of the network.
-        rules: Names of the rules.
-        trials: Runs per rule, at least 1; they differ in weights, feedback and order of the data.
-        schedule: Epochs, batch size and augmentation.
-        learning_rate: Step size for every rule; None takes each rule's own from the settings.
-        dropout: Probability of dropping at the input of every fully connected layer.
-        seed: Seed of everything, not negative.
-        left_out: Rules that were asked for among all the others and do not suit the data, with the reason.
-    """
-
-    data: str
-    network: str
-    rules: tuple[str, ...]
-    trials: int
-    schedule: Schedule
-    learning_rate: float | None = None
-    dropout: float = 0.0
-    seed: int = 0
-    left_out: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Refuse values out of range."""
-        if self.trials < 1:
-            raise SettingError(f"The number of trials must be at least 1, not {self.trials}.")
-        if self.seed < 0:
-            raise SettingError(f"The seed must not be negative, but is {self.seed}.")
-        if self.learning_rate is not None and not 0 < self.learning_rate < float("inf"):
-            raise SettingError(f"The learning rate must be above 0 and finite, not {self.learning_rate}.")
-
-    def setting(self, rule: str) -> RuleSetting:
-        """Learning rate and start of the weights for one rule."""
-        setting = rule_setting(self.data, self.network, rule)
-        if self.learning_rate is None:
-            return setting
-        return RuleSetting(self.learning_rate, setting.weight_init, "given for this run")
-
-    def spec(self, rule: str, trial: int) -> LearnerSpec:
-        """What one trial of one rule starts from."""
-        setting = self.setting(rule)
-        return LearnerSpec(
-            rule=rule,
-            network=self.network,
-            learning_rate=setting.learning_rate,
-            weight_init=setting.weight_init,
-            dropout=self.dropout,
-            seed=self.seed,
-            trial=trial,
-        )
+Watch = Callable[[str, int, int], OnEpoch]
+"""Told the rule, number and epochs of each trial before it starts; gives what to call after each epoch."""
 
 
 @dataclass
@@ -96,6 +41,7 @@ class Comparison:
         environment: Versions and machine.
         status: "running", "finished" or "interrupted".
         cost: Step time and memory per rule.
+        features: How the convolutions of each trial were trained, where they are transferred.
         trials: Results so far, trial by trial and in each by rule.
         files: What was written.
     """
@@ -107,6 +53,7 @@ class Comparison:
     environment: Environment
     status: Literal["running", "finished", "interrupted"] = "running"
     cost: tuple[CostRecord, ...] = ()
+    features: list[TrialResult] = field(default_factory=list)
     trials: list[TrialResult] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
 
@@ -116,8 +63,8 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as nested containers for a JSON file."""
-        streams: tuple[Literal["weights", "feedback", "order", "dropout"], ...] = (
-            "weights", "feedback", "order", "dropout",
+        streams: tuple[Literal["weights", "feedback", "order", "dropout", "classifier"], ...] = (
+            "weights", "feedback", "order", "dropout", "classifier",
         )  # fmt: skip
         return {
             "format": _RESULTS_FORMAT,
@@ -125,7 +72,7 @@ class Comparison:
             "config": asdict(self.plan),
             "data": self.dataset,
             "network": self.network,
-            "loss": loss_name(self.dataset.task),
+            "loss": loss_name(self.plan.network, self.dataset.task),
             "optimizer": "Adam",
             "settings": {rule: self.plan.setting(rule) for rule in self.plan.rules},
             "seeds": [
@@ -136,6 +83,7 @@ class Comparison:
             "error_unit": self.error_unit,
             "cost": self.cost,
             "summary": self.summaries(),
+            "features": self.features,
             "trials": self.trials,
         }
 
@@ -183,13 +131,18 @@ def run_training(plan: Plan, dataset: Dataset, folder: ResultsFolder, watch: Wat
         The comparison of that one rule with nothing else; its cost is not measured.
     """
     comparison = _start(plan, dataset)
-    spec = plan.spec(plan.rules[0], 0)
-    learner = make_learner(spec, dataset)
-    result = run_trial(learner, spec, plan.schedule, dataset, watch(spec.rule, 0))
-    comparison.trials.append(result)
-    comparison.status = "interrupted" if result.status == "interrupted" else "finished"
+    learner: Learner | None = None
+    try:
+        features = _train_features(comparison, 0, dataset, watch)
+        learner = _run_trial(comparison, plan.rules[0], 0, dataset, features, watch)
+    except DivergedError as error:
+        _give_up(comparison, 0, str(error))
+    except KeyboardInterrupt:
+        comparison.status = "interrupted"
+    if comparison.status == "running":
+        comparison.status = "finished"
     _write(comparison, folder)
-    if result.status != "diverged":
+    if learner is not None and comparison.trials[0].status != "diverged":
         learner.handle.remove()
         weights = learner.model.state_dict()
         _note(comparison.files, folder.write(WEIGHTS_NAME, lambda stream: torch.save(weights, stream)))
@@ -199,9 +152,12 @@ def run_training(plan: Plan, dataset: Dataset, folder: ResultsFolder, watch: Wat
 
 def _start(plan: Plan, dataset: Dataset) -> Comparison:
     """An empty comparison, once plan and data are known to go together."""
-    plan.schedule.check(dataset)
+    plan.schedule.check(dataset, plan.network)
     unit = "%" if dataset.task == "classification" else "mean squared error"
-    facts = dataset.facts(), network_facts(plan.network, dataset)
+    network = build_network(plan.network, dataset, seed=0)
+    if plan.transfer_epochs is not None:
+        freeze_features(network, features_of(network))
+    facts = dataset.facts(), network_facts(plan.network, network, dataset)
     return Comparison(plan, *facts, unit, describe_environment(dataset.x_train.device))
 
 
@@ -209,12 +165,19 @@ def _measure_cost(plan: Plan, dataset: Dataset) -> tuple[CostRecord, ...]:
     """Cost of backprop and the plan's rules, on networks of their own, all on one batch."""
     x = dataset.x_train[: plan.schedule.batch_size]
     y = dataset.encode(dataset.y_train[: plan.schedule.batch_size])
-    rules = dict.fromkeys([_BASELINE, *plan.rules])
+    rules = dict.fromkeys([BASELINE, *plan.rules])
     # Without a learning rate all rules are timed at the same weights, however many steps the timing takes.
-    specs = {rule: replace(plan.spec(rule, 0), learning_rate=0.0) for rule in rules}
-    learners = {rule: make_learner(spec, dataset) for rule, spec in specs.items()}
+    specs = {rule: _at_rest(plan.spec(rule, 0)) for rule in rules}
+    features = untrained_features(plan, dataset)
+    learners = {rule: make_learner(spec, dataset, features) for rule, spec in specs.items()}
     steps = {rule: _bound_step(learner, x, y) for rule, learner in learners.items()}
-    return measure_cost(steps, _BASELINE, dataset.x_train.device)
+    return measure_cost(steps, BASELINE, dataset.x_train.device)
+
+
+def _at_rest(spec: LearnerSpec) -> LearnerSpec:
+    """The same learner with steps of no length."""
+    feedback_rate = None if spec.feedback_learning_rate is None else 0.0
+    return replace(spec, learning_rate=0.0, feedback_learning_rate=feedback_rate)
 
 
 def _bound_step(learner: Learner, x: torch.Tensor, y: torch.Tensor) -> Callable[[], object]:
@@ -233,17 +196,53 @@ def _bound_step(learner: Learner, x: torch.Tensor, y: torch.Tensor) -> Callable[
 
 def _run_trials(comparison: Comparison, dataset: Dataset, folder: ResultsFolder, watch: Watch) -> None:
     """Train trial after trial, all rules in each, so that stopping early leaves a fair comparison."""
-    plan = comparison.plan
-    for trial in range(plan.trials):
-        for rule in plan.rules:
-            spec = plan.spec(rule, trial)
-            learner = make_learner(spec, dataset)
-            result = run_trial(learner, spec, plan.schedule, dataset, watch(rule, trial))
-            comparison.trials.append(result)
-            if result.status == "interrupted":
-                comparison.status = "interrupted"
+    for trial in range(comparison.plan.trials):
+        try:
+            features = _train_features(comparison, trial, dataset, watch)
+        except DivergedError as error:
+            _give_up(comparison, trial, str(error))
+            continue
+        for rule in comparison.plan.rules:
+            _run_trial(comparison, rule, trial, dataset, features, watch)
+            if comparison.status == "interrupted":
                 return
             _write(comparison, folder)
+
+
+def _run_trial(
+    comparison: Comparison, rule: str, trial: int, dataset: Dataset, features: Features | None, watch: Watch
+) -> Learner:
+    """Train one trial of one rule and keep the result."""
+    spec, schedule = comparison.plan.spec(rule, trial), comparison.plan.schedule
+    learner = make_learner(spec, dataset, features)
+    result = run_trial(learner, spec, schedule, dataset, watch(rule, trial, schedule.epochs))
+    comparison.trials.append(result)
+    if result.status == "interrupted":
+        comparison.status = "interrupted"
+    return learner
+
+
+def _train_features(comparison: Comparison, trial: int, dataset: Dataset, watch: Watch) -> Features | None:
+    """Train the convolutions of a trial and keep the result; None where nothing is transferred."""
+    plan = comparison.plan
+    if plan.transfer_epochs is None:
+        return None
+    on_epoch = watch("convolutions", trial, plan.transfer_epochs)
+    result, features = train_features(plan, trial, dataset, on_epoch)
+    comparison.features.append(result)
+    if result.status == "interrupted":
+        raise KeyboardInterrupt
+    if result.status == "diverged":
+        raise DivergedError(result.message)
+    return features
+
+
+def _give_up(comparison: Comparison, trial: int, reason: str) -> None:
+    """Keep, for each rule, that a trial has no convolutions to build on."""
+    message = f"the convolutions to transfer could not be trained: {reason}"
+    for rule in comparison.plan.rules:
+        rate = comparison.plan.setting(rule).learning_rate
+        comparison.trials.append(TrialResult(rule, trial, rate, "diverged", f"{rule}: {message}", ()))
 
 
 def _write(comparison: Comparison, folder: ResultsFolder) -> None:
@@ -268,7 +267,12 @@ def _title(comparison: Comparison) -> str:
     plan = comparison.plan
     trials = f"{plan.trials} trial{'s' if plan.trials > 1 else ''}"
     ending = ", interrupted" if comparison.status == "interrupted" else ""
-    return f"{plan.data}, {plan.network}, {trials}{ending}"
+    return f"{plan.data}, {plan.network}{transfer_remark(plan)}, {trials}{ending}"
+
+
+def transfer_remark(plan: Plan) -> str:
+    """What a title says of transfer learning: nothing where there is none."""
+    return "" if plan.transfer_epochs is None else " with transferred convolutions"
 
 
 def _note(files: list[Path], path: Path) -> None:

@@ -10,10 +10,16 @@ from torch.nn import functional
 import feedalign as fa
 from feedalign_lab.choices import make_rule
 from feedalign_lab.data.dataset import Dataset, Task
-from feedalign_lab.models import WeightInit, build_network
+from feedalign_lab.models import WeightInit, build_network, parse_network_name
+from feedalign_lab.models.naming import Output
+from feedalign_lab.models.transfer import Features, classifier_points, freeze_features
 from feedalign_lab.seeding import generator, stream_seed
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
+
+# A key of the optimizer's parameter groups.
+_KEEPS_RATE = "keeps_rate"
+_LOSSES: dict[Output, str] = {"linear": "cross_entropy", "sigmoid": "binary_cross_entropy"}
 
 
 @dataclass(frozen=True)
@@ -23,8 +29,12 @@ class LearnerSpec:
     Attributes:
         rule: Name of the rule.
         network: Name of the network.
-        learning_rate: Step size of Adam.
+        learning_rate: Step size of Adam at the start.
         weight_init: How the forward weights start.
+        feedback_learning_rate: Step size of Adam for learned feedback, the same in all epochs; None where there is
+            none.
+        weight_decay: Adam's `weight_decay` for the forward weights.
+        feedback_decay: The same for learned feedback.
         dropout: Probability of dropping at the input of every fully connected layer.
         seed: Seed of the run.
         trial: Number of the trial; trials differ in weights and in feedback.
@@ -34,6 +44,9 @@ class LearnerSpec:
     network: str
     learning_rate: float
     weight_init: WeightInit = "default"
+    feedback_learning_rate: float | None = None
+    weight_decay: float = 0.0
+    feedback_decay: float = 0.0
     dropout: float = 0.0
     seed: int = 0
     trial: int = 0
@@ -47,6 +60,16 @@ class Learner:
     handle: fa.Handle
     optimizer: torch.optim.Optimizer
     loss_function: LossFunction
+
+    def decay_learning_rate(self, factor: float) -> None:
+        """Multiply the learning rate, but for that of learned feedback.
+
+        Args:
+            factor: At most 1.
+        """
+        for group in self.optimizer.param_groups:
+            if not group[_KEEPS_RATE]:
+                group["lr"] *= factor
 
     def update(self, loss: Tensor) -> None:
         """Make the gradients of a loss and take one step along them.
@@ -68,42 +91,54 @@ class Learner:
         self.update(self.loss_function(self.model(x), y))
 
 
-def loss_name(task: Task) -> str:
-    """The loss's name in `torch.nn.functional`."""
-    return "binary_cross_entropy" if task == "classification" else "mse_loss"
+def loss_name(network: str, task: Task) -> str:
+    """The loss's name in `torch.nn.functional`: it goes with the output, and for values is the mean squared error."""
+    return "mse_loss" if task == "regression" else _LOSSES[parse_network_name(network).output(task)]
 
 
-def loss_function_for(task: Task) -> LossFunction:
-    """Binary cross-entropy of sigmoid outputs for classes, mean squared error for values."""
-    function: LossFunction = getattr(functional, loss_name(task))
-    return function
-
-
-def make_learner(spec: LearnerSpec, dataset: Dataset) -> Learner:
+def make_learner(spec: LearnerSpec, dataset: Dataset, features: Features | None = None) -> Learner:
     """Build the network, attach the rule and make the optimizer.
 
     Args:
         spec: What to build.
         dataset: Gives the shapes, the task and the device.
+        features: Trained convolutions to freeze into the network, whose classifier then is drawn from a seed of its
+            own and alone receives teaching signals; None: the whole network learns.
 
     Returns:
-        The learner. Two calls with one spec give equal learners.
+        The learner. Two calls with the same arguments give equal learners.
     """
     rule = make_rule(spec.rule, dataset.task)
     model = build_network(
         spec.network,
         dataset,
-        seed=stream_seed(spec.seed, spec.trial, "weights"),
+        seed=stream_seed(spec.seed, spec.trial, "weights" if features is None else "classifier"),
         dropout=spec.dropout,
         weight_init=spec.weight_init,
     )
+    if features is not None:
+        freeze_features(model, features)
     handle = fa.attach(
         model,
         rule,
         example_inputs=dataset.x_train[:2],
+        points=None if features is None else classifier_points(model),
         generator=generator(spec.seed, spec.trial, "feedback"),
     )
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    loss_function: LossFunction = getattr(functional, loss_name(spec.network, dataset.task))
+    return Learner(model, handle, _make_optimizer(spec, handle), loss_function)
+
+
+def _make_optimizer(spec: LearnerSpec, handle: fa.Handle) -> torch.optim.Optimizer:
+    """Adam over the model's parameters and, in a second group, over the feedback that is learned."""
+    learns_feedback = spec.feedback_learning_rate is not None
+    groups = handle.parameter_groups(
+        lr=spec.learning_rate,
+        feedback_lr=spec.feedback_learning_rate,
+        weight_decay=spec.weight_decay,
+        feedback_decay=spec.feedback_decay if learns_feedback else None,
+    )
+    for number, group in enumerate(groups):
+        group[_KEEPS_RATE] = number > 0
     # One fused kernel: the unfused loop over tensors costs as much as a third of a step on small networks.
-    optimizer = torch.optim.Adam(trained, lr=spec.learning_rate, fused=True)
-    return Learner(model, handle, optimizer, loss_function_for(dataset.task))
+    return torch.optim.Adam(groups, lr=spec.learning_rate, fused=True)

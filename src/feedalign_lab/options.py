@@ -7,27 +7,50 @@ from typing import Annotated, TypeAlias
 from tyro.conf import arg
 
 Name: TypeAlias = Annotated[str, arg(metavar="NAME")]
+_OF_DATA = "(default: depends on the data)"
+_OF_NETWORK = "(default: depends on network and data)"
+
+# Longer than a line, which a docstring would break where the source does.
+_DATA = (
+    "Data set: digits (needs no download), mnist, fashion-mnist, cifar10, cifar100, synthetic-regression, "
+    "synthetic-classification."
+)
+_NETWORK = (
+    "Network. With tanh units and sigmoid outputs: fc<layers>-<width> such as fc1-500, conv, conv-random (kernels "
+    "frozen at random). With ReLU units and linear outputs: mlp<layers>-<width> such as mlp2-800, cnn, both with -bn "
+    "for batch normalization, alexnet (images are scaled to 224 x 224), alexnet-small (images of about 32 x 32)."
+)
+_TRANSFER = (
+    "Transfer learning: in each trial backprop first trains the whole network, then its convolutions are frozen (batch "
+    "normalization too, with the statistics it has) and every rule trains a fresh classifier behind them."
+)
 
 
 @dataclass(frozen=True)
 class RunOptions:
     """What every training command takes."""
 
-    data: Name = "digits"
-    """Data set: digits (needs no download), mnist, fashion-mnist, cifar10, cifar100, synthetic-regression,
-    synthetic-classification."""
-    network: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: depends on the data)")] = None
-    """Network: fc<layers>-<width> such as fc1-500, conv, or conv-random (kernels frozen at random)."""
-    epochs: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: depends on the data)")] = None
+    data: Annotated[str, arg(metavar="NAME", help=_DATA)] = "digits"
+    network: Annotated[str | None, arg(metavar="NAME", help=_NETWORK, help_behavior_hint=_OF_DATA)] = None
+    epochs: Annotated[int | None, arg(metavar="N", help_behavior_hint=_OF_DATA)] = None
     """Passes over the training data."""
-    batch_size: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: depends on the data)")] = None
+    batch_size: Annotated[int | None, arg(metavar="N", help_behavior_hint=_OF_NETWORK)] = None
     """Examples per step."""
     lr: Annotated[float | None, arg(metavar="RATE", help_behavior_hint="(default: each rule's own)")] = None
-    """Learning rate of Adam, for every rule."""
+    """Learning rate of Adam at the start, for every rule."""
+    feedback_lr: Annotated[float | None, arg(metavar="RATE", help_behavior_hint="(default: each rule's own)")] = None
+    """Learning rate of feedback that is learned (dkp, fdfa), the same in all epochs."""
+    lr_decay: Annotated[float | None, arg(metavar="FACTOR", help_behavior_hint=_OF_NETWORK)] = None
+    """What the learning rate is multiplied with after each epoch; 1 leaves it constant."""
     dropout: Annotated[float, arg(metavar="P")] = 0.0
     """Probability of dropping at the input of every fully connected layer."""
     flip: bool = False
     """Mirror training images at random."""
+    inputs: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=_OF_NETWORK)] = None
+    """Scaling of the inputs: own (as is usual for the data set) or symmetric (pixels to [-1, 1])."""
+    transfer: Annotated[bool, arg(help=_TRANSFER)] = False
+    transfer_epochs: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: as --epochs)")] = None
+    """With --transfer: passes over the training data for the convolutions."""
     seed: Annotated[int, arg(metavar="N")] = 0
     """Seed of weights, feedback and data order; the same seed gives the same numbers."""
     device: Name = "cpu"
@@ -68,7 +91,7 @@ class DescribeOptions:
 
     data: Name = "digits"
     """Data set; it gives the shapes."""
-    network: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: depends on the data)")] = None
+    network: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=_OF_DATA)] = None
     """Network, as for compare."""
     rule: Name = "dfa"
     """The rule; `feedalign rules` lists them."""

@@ -14,12 +14,11 @@ from feedalign_lab.records import EpochRecord
 class TrainingProgress:
     """One bar over all epochs of all trials; silent when stderr is no terminal."""
 
-    def __init__(self, num_trials: int, epochs: int, *, is_shown: bool) -> None:
+    def __init__(self, num_epochs: int, *, is_shown: bool) -> None:
         """Prepare the bar.
 
         Args:
-            num_trials: Trials over all rules.
-            epochs: Epochs of each.
+            num_epochs: Epochs of all trials of all rules.
             is_shown: False keeps it silent on a terminal too.
         """
         self._bar = Progress(
@@ -32,9 +31,8 @@ class TrainingProgress:
             disable=not (is_shown and sys.stderr.isatty()),
             transient=True,
         )
-        self._task = self._bar.add_task("measuring cost", total=num_trials * epochs)
-        self._epochs = epochs
-        self._num_started = 0
+        self._task = self._bar.add_task("measuring cost", total=num_epochs)
+        self._num_planned = 0
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -45,21 +43,20 @@ class TrainingProgress:
     ) -> None:
         self._bar.stop()
 
-    def watch(self, rule: str, trial: int) -> Callable[[EpochRecord], None]:
+    def watch(self, rule: str, trial: int, epochs: int) -> Callable[[EpochRecord], None]:
         """Show that a trial starts.
 
         Args:
             rule: Name of the rule.
             trial: Number of the trial, from 0.
+            epochs: Epochs of this trial.
 
         Returns:
             What to call after each epoch of it.
         """
         # A trial that ended early leaves epochs uncounted: start from where it should have ended.
-        self._bar.update(
-            self._task, completed=self._num_started * self._epochs, description=f"{rule}, trial {trial + 1}"
-        )
-        self._num_started += 1
+        self._bar.update(self._task, completed=self._num_planned, description=f"{rule}, trial {trial + 1}")
+        self._num_planned += epochs
         return self._on_epoch
 
     def _on_epoch(self, record: EpochRecord) -> None:

@@ -88,8 +88,8 @@ class RuleSummary:
 
 
 def hidden_layers(record: EpochRecord) -> tuple[LayerAlignment, ...]:
-    """The angles of all layers but the last, which every rule teaches with the error itself."""
-    return record.alignment[:-1]
+    """The angles of the layers with a feedback point: all but the last, which has the error itself."""
+    return tuple(entry for entry in record.alignment if entry.point is not None)
 
 
 def spread(values: Sequence[float]) -> Spread:

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from rich.table import Table
 
 import feedalign as fa
-from feedalign_lab.comparison import Comparison
+from feedalign_lab.comparison import Comparison, transfer_remark
 from feedalign_lab.cost import CostRecord
-from feedalign_lab.records import RuleSummary
+from feedalign_lab.records import RuleSummary, Spread, spread
 
 _MAX_ANGLE_COLUMNS = 5
 _NOTHING = "-"
 _CAPTION = (
-    "rate: of Adam; test error: after the last epoch; angle: degrees between the rule's and backprop's delta at the "
-    "end of training; time and memory: of one step, over backprop's"
+    "test error: after the last epoch; angle: degrees between the rule's and backprop's delta at the end of training; "
+    "time and memory: of one step, over backprop's"
 )
 
 
@@ -30,9 +30,9 @@ def comparison_table(comparison: Comparison) -> Table:
     plan = comparison.plan
     ending = " (interrupted: figures so far)" if comparison.status == "interrupted" else ""
     table = Table(
-        title=f"{plan.data}, {plan.network}, {_counted(plan.schedule.epochs, 'epoch')}, "
+        title=f"{plan.data}, {plan.network}{transfer_remark(plan)}, {_counted(plan.schedule.epochs, 'epoch')}, "
         f"{_counted(plan.trials, 'trial')}{ending}",
-        caption=_CAPTION + _left_out_remark(comparison) + _load_warning(comparison),
+        caption=_caption(comparison),
     )
     summaries = comparison.summaries()
     layers = list(dict.fromkeys(layer for summary in summaries for layer in summary.angles))
@@ -104,10 +104,27 @@ def left_out_sentence(left_out: Mapping[str, str]) -> str:
     return f"left out: {rules}" if rules else ""
 
 
-def _left_out_remark(comparison: Comparison) -> str:
-    """A line of the caption."""
-    sentence = left_out_sentence(comparison.plan.left_out)
-    return f"\n{sentence}" if sentence else ""
+def _caption(comparison: Comparison) -> str:
+    """What the columns mean, and what a reader must know beside them."""
+    decay = comparison.plan.schedule.lr_decay
+    rate = "rate: of Adam" + (f", times {decay:g} after each epoch" if decay < 1 else "")
+    lines = [
+        f"{rate}; {_CAPTION}",
+        _features_remark(comparison),
+        left_out_sentence(comparison.plan.left_out),
+        _load_warning(comparison),
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+def _features_remark(comparison: Comparison) -> str:
+    """How well the networks did whose convolutions were transferred."""
+    errors = [result.epochs[-1].test_error for result in comparison.features if result.epochs]
+    if not errors:
+        return ""
+    epochs = _counted(comparison.plan.transfer_epochs or 0, "epoch")
+    error = _spread_text(spread(errors), comparison.error_unit)
+    return f"convolutions: of networks trained with backprop for {epochs} (their test error {error}), then frozen"
 
 
 def _load_warning(comparison: Comparison) -> str:
@@ -115,21 +132,23 @@ def _load_warning(comparison: Comparison) -> str:
     load, num_cpus = comparison.environment.get("load_average"), comparison.environment.get("num_cpus")
     if not comparison.cost or not isinstance(load, float) or not isinstance(num_cpus, int) or load < num_cpus:
         return ""
-    return (
-        f"\nthe machine was busy when the steps were timed (load {load:g} on {num_cpus} CPUs): do not trust the times"
-    )
+    return f"the machine was busy when the steps were timed (load {load:g} on {num_cpus} CPUs): do not trust the times"
 
 
 def _error_cell(summary: RuleSummary, unit: str) -> str:
     """Mean and standard deviation, and how many trials did not make it."""
-    digits = 2 if unit == "%" else 4
     lost = summary.num_trials - summary.num_finished
     note = f" ({lost} of {summary.num_trials} not finished)" if lost else ""
     if summary.test_error is None:
         return f"{_NOTHING}{note}"
-    error = summary.test_error
-    spread = "" if math.isnan(error.std) else f" ± {error.std:.{digits}f}"
-    return f"{error.mean:.{digits}f}{spread}{note}"
+    return f"{_spread_text(summary.test_error, unit)}{note}"
+
+
+def _spread_text(error: Spread, unit: str) -> str:
+    """Mean and standard deviation."""
+    digits = 2 if unit == "%" else 4
+    deviation = "" if math.isnan(error.std) else f" ± {error.std:.{digits}f}"
+    return f"{error.mean:.{digits}f}{deviation}"
 
 
 def _angle_headings(layers: list[str]) -> list[str]:

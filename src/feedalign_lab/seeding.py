@@ -5,8 +5,9 @@ from typing import Literal
 import numpy as np
 import torch
 
-Stream = Literal["weights", "feedback", "order", "dropout", "split", "alignment"]
-_STREAMS: tuple[Stream, ...] = ("weights", "feedback", "order", "dropout", "split", "alignment")
+Stream = Literal["weights", "feedback", "order", "dropout", "split", "alignment", "classifier"]
+# A stream's place decides its seeds: new ones go to the end.
+_STREAMS: tuple[Stream, ...] = ("weights", "feedback", "order", "dropout", "split", "alignment", "classifier")
 
 
 def stream_seed(seed: int, trial: int, stream: Stream) -> int:

@@ -1,23 +1,22 @@
-"""How each data set is trained: the paper's learning rates, and ours where the paper has none.
+"""How each network is trained on each data set: the papers' settings, and ours where the papers have none.
 
-The rates of Frenkel, Lefebvre and Bol (2021), Table 3, come out of the text of the paper, in which the
-columns of FA, DFA, sDFA and DRTP can only be told apart by their order; backprop's and shallow's are certain.
 Rates marked as tuned were chosen by `feedalign_lab.tuning` on a part held out of the training data, never on
-test data. Rates marked as untuned are borrowed from the nearest row: a short search would pick larger rates
-than the paper's, whose runs last 100 epochs, and favor the rules it was made for over those of the paper.
+test data. Rates marked as untuned are borrowed from the nearest case: a short search would pick larger rates
+than the papers', whose runs last 100 epochs, and favor the rules it was made for over those of the papers.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from feedalign_lab.data.dataset import Inputs
 from feedalign_lab.errors import UnknownNameError
-from feedalign_lab.models import WeightInit, check_network_name, fully_connected_sizes
-from feedalign_lab.names import DATA_NAMES
+from feedalign_lab.models import NetworkName, parse_network_name
+from feedalign_lab.names import DATA_NAMES, PIXEL_NAMES
+from feedalign_lab.papers import bacho, frenkel
+from feedalign_lab.papers.setting import UNTUNED, RuleSetting, RunSetting
 
-PAPER = "Frenkel et al. 2021, Table 3"
-PAPER_SYNTHETIC = "Frenkel et al. 2021, section 4"
 TUNED = "ours, tuned on held-out training data"
-UNTUNED = "ours, untuned"
+OURS = "ours"
 
 
 @dataclass(frozen=True)
@@ -26,28 +25,13 @@ class DataSetting:
 
     Attributes:
         network: Name of the network.
-        batch_size: Examples per step.
+        batch_size: Examples per step, for networks that have no number of their own.
         epochs: Passes over the training data; enough for a first look, the papers' own runs are longer.
     """
 
     network: str
     batch_size: int
     epochs: int
-
-
-@dataclass(frozen=True)
-class RuleSetting:
-    """What a rule is trained with.
-
-    Attributes:
-        learning_rate: Step size of Adam.
-        weight_init: How the forward weights start.
-        source: Where the learning rate comes from, in words.
-    """
-
-    learning_rate: float
-    weight_init: WeightInit
-    source: str
 
 
 _DATA_SETTINGS: Mapping[str, DataSetting] = {
@@ -60,27 +44,6 @@ _DATA_SETTINGS: Mapping[str, DataSetting] = {
     "synthetic-classification": DataSetting("fc2-500", batch_size=50, epochs=20),
 }
 
-
-def _row(
-    backprop: float, fa: float, dfa: float, sign_dfa: float, drtp: float, shallow: float | None
-) -> dict[str, float]:
-    """One row of Table 3; the networks with trained kernels have no shallow entry there."""
-    row = {"backprop": backprop, "fa": fa, "dfa": dfa, "sign-dfa": sign_dfa, "drtp": drtp}
-    return row if shallow is None else {**row, "shallow": shallow}
-
-
-_TABLE_3: Mapping[tuple[str, str], Mapping[str, float]] = {
-    ("mnist", "fc1"): _row(1.5e-4, 5e-4, 1.5e-4, 5e-4, 1.5e-4, 1.5e-2),
-    ("mnist", "fc2"): _row(5e-4, 1.5e-4, 5e-4, 5e-4, 1.5e-4, 5e-3),
-    ("mnist", "conv-random"): _row(5e-5, 1.5e-4, 5e-5, 5e-4, 5e-4, 5e-3),
-    ("mnist", "conv"): _row(5e-4, 5e-5, 5e-5, 1.5e-4, 1.5e-4, None),
-    ("cifar10", "fc1"): _row(1.5e-5, 1.5e-5, 1.5e-5, 5e-5, 1.5e-4, 1.5e-4),
-    ("cifar10", "fc2"): _row(5e-6, 5e-6, 5e-6, 5e-5, 5e-5, 5e-4),
-    ("cifar10", "conv-random"): _row(5e-6, 5e-6, 5e-6, 1.5e-4, 1.5e-4, 1.5e-3),
-    ("cifar10", "conv"): _row(1.5e-4, 5e-6, 5e-6, 1.5e-5, 5e-5, None),
-}
-_TABLE_3_FULLY_CONNECTED = ("fc1-500", "fc1-1000", "fc2-500", "fc2-1000")
-
 # The best of 0.0005, 0.0015, 0.005 ... 0.15 (for shallow ... 1.5) in 5 trials of 60 epochs each.
 _TUNED: Mapping[tuple[str, str], Mapping[str, float]] = {
     ("digits", "fc2-20"): {
@@ -91,10 +54,10 @@ _TUNED: Mapping[tuple[str, str], Mapping[str, float]] = {
 
 # Where a data set without rates of its own borrows them.
 _LENDERS: Mapping[str, str] = {"fashion-mnist": "mnist", "cifar100": "cifar10"}
-
-_SYNTHETIC_RATE = 5e-4
-_SYNTHETIC_ZERO_INIT = ("fa", "dfa", "sign-dfa")
-_SYNTHETIC_IN_PAPER = ("backprop", "shallow", *_SYNTHETIC_ZERO_INIT)
+# The rule from which one without a rate borrows it; all others from backprop.
+_LENDING_RULES: Mapping[str, str] = {"dkp": "dfa", "fdfa": "dfa"}
+_LEARNED_FEEDBACK = ("dkp", "fdfa")
+_RATE_OF_SMALL_DATA = 1e-3
 
 
 def data_setting(data: str) -> DataSetting:
@@ -114,8 +77,32 @@ def data_setting(data: str) -> DataSetting:
     return _DATA_SETTINGS[data]
 
 
+def run_setting(data: str, network: str) -> RunSetting:
+    """Batch size, epochs, decay and scaling of the inputs for one network on one data set.
+
+    Args:
+        data: Name of the data set.
+        network: Name of the network.
+
+    Returns:
+        The setting, with its source.
+    """
+    name, defaults = parse_network_name(network), data_setting(data)
+    if not name.is_rectified:
+        return RunSetting(defaults.batch_size, defaults.epochs, 1.0, "own", OURS)
+    inputs: Inputs = "symmetric" if data in PIXEL_NAMES else "own"
+    if _is_small(data):
+        return RunSetting(defaults.batch_size, defaults.epochs, 1.0, inputs, OURS)
+    is_alexnet = name.family in {"alexnet", "alexnet-small"}
+    batch_size = bacho.BATCH_SIZE_OF_ALEXNET if is_alexnet else bacho.BATCH_SIZE
+    source = bacho.SECTION_IV
+    if not bacho.is_in_papers(data, name):
+        source = f"{UNTUNED}: as in {source}"
+    return RunSetting(batch_size, defaults.epochs, bacho.LR_DECAY, inputs, source)
+
+
 def rule_setting(data: str, network: str, rule: str) -> RuleSetting:
-    """Learning rate and start of the weights for one rule on one network and data set.
+    """Rates, decays and start of the weights for one rule on one network and data set.
 
     Args:
         data: Name of the data set.
@@ -123,47 +110,81 @@ def rule_setting(data: str, network: str, rule: str) -> RuleSetting:
         rule: Name of the rule.
 
     Returns:
-        The setting, with the source of the rate.
+        The setting, with the source of the rates.
     """
-    check_network_name(network)
-    if data.startswith("synthetic"):
-        return _synthetic_setting(data, network, rule)
-    rows = data if data in {"digits", "mnist", "cifar10"} else _LENDERS[data]
-    family = _family(network)
-    if rule in (tuned := _TUNED.get((data, network), {})):
-        return RuleSetting(tuned[rule], "default", TUNED)
-    if data == "digits":
-        rate = _TUNED["digits", _DATA_SETTINGS["digits"].network][rule]
-        return RuleSetting(rate, "default", f"{UNTUNED}: the rate of {_DATA_SETTINGS['digits'].network}")
-    row = _TABLE_3[rows, family]
-    is_in_paper = not network.startswith("fc") or network in _TABLE_3_FULLY_CONNECTED
-    if rule in row and rows == data and is_in_paper:
-        return RuleSetting(row[rule], "default", PAPER)
-    return _borrowed_setting(rows, family, rule)
-
-
-def _family(network: str) -> str:
-    """The row of Table 3 nearest to a network: deeper networks go by FC2."""
-    sizes = fully_connected_sizes(network)
-    if sizes is None:
-        return network
-    return "fc1" if sizes[0] == 1 else "fc2"
-
-
-def _borrowed_setting(rows: str, family: str, rule: str) -> RuleSetting:
-    """A rate from the nearest row of Table 3, which has none for this case."""
-    row = _TABLE_3[rows, family]
-    if rule in row:
-        rate, lender = row[rule], f"{rows} {family} {rule}"
-    elif rule == "shallow":
-        rate, lender = _TABLE_3[rows, "conv-random"][rule], f"{rows} conv-random {rule}"
+    name = parse_network_name(network)
+    if name.is_rectified:
+        setting = _rectified_setting(data, name, rule)
+    elif data.startswith("synthetic"):
+        setting = _synthetic_setting(data, network, rule)
     else:
-        rate, lender = row["backprop"], f"{rows} {family} backprop"
-    return RuleSetting(rate, "default", f"{UNTUNED}: that of {lender} in Table 3")
+        setting = _tanh_setting(data, name, rule)
+    if rule not in _LEARNED_FEEDBACK:
+        return setting
+    # 2024 has one rate for both; 2022 has a larger forward rate for its CNN alone.
+    has_rate = name.is_rectified and not _is_small(data)
+    feedback_rate = bacho.FEEDBACK_RATE if has_rate else setting.learning_rate
+    decay = bacho.DKP_DECAY if rule == "dkp" else 0.0
+    return replace(setting, feedback_learning_rate=feedback_rate, weight_decay=decay, feedback_decay=decay)
+
+
+def _is_small(data: str) -> bool:
+    """Whether a data set is none of those the papers train ReLU networks on, nor like them."""
+    return data == "digits" or data not in PIXEL_NAMES
+
+
+def _rectified_setting(data: str, network: NetworkName, rule: str) -> RuleSetting:
+    """The rates of Bacho and Chu, borrowed for what they did not train."""
+    source = bacho.source_of(data, network, rule)
+    if source is not None:
+        return RuleSetting(bacho.rate_of(network, rule), "default", source)
+    if _is_small(data):
+        return RuleSetting(_RATE_OF_SMALL_DATA, "default", f"{UNTUNED}: PyTorch's default")
+    lender = rule if rule in bacho.RULES_2024 else _LENDING_RULES.get(rule, "backprop")
+    rate = bacho.rate_of(network, lender)
+    paper = bacho.SECTION_IV if lender in bacho.RULES_2022 else bacho.APPENDIX_A
+    return RuleSetting(rate, "default", f"{UNTUNED}: that of {lender} in {paper}")
+
+
+def _tanh_setting(data: str, network: NetworkName, rule: str) -> RuleSetting:
+    """The rates of Table 3 and our own, borrowed for what neither has."""
+    if data == "digits":
+        return _digits_setting(network.text, rule)
+    rows = _LENDERS.get(data, data)
+    family = _row_of(network)
+    row = frenkel.TABLE_3[rows, family]
+    is_in_paper = network.family != "fc" or network.text in frenkel.TABLE_3_FULLY_CONNECTED
+    if rule in row and rows == data and is_in_paper:
+        return RuleSetting(row[rule], "default", frenkel.TABLE_3_SOURCE)
+    if rule == "shallow" and rule not in row:
+        family = "conv-random"
+    lender = rule if rule in (*row, "shallow") else _LENDING_RULES.get(rule, "backprop")
+    rate = frenkel.TABLE_3[rows, family][lender]
+    return RuleSetting(rate, "default", f"{UNTUNED}: that of {rows} {family} {lender} in Table 3")
+
+
+def _digits_setting(network: str, rule: str) -> RuleSetting:
+    """The tuned rate of the rule, or of the rule it borrows from."""
+    tuned_network = _DATA_SETTINGS["digits"].network
+    rates = _TUNED["digits", tuned_network]
+    lender = rule if rule in rates else _LENDING_RULES.get(rule, "backprop")
+    if lender == rule and network == tuned_network:
+        return RuleSetting(rates[rule], "default", TUNED)
+    of_rule = "" if lender == rule else f" {lender} on"
+    return RuleSetting(rates[lender], "default", f"{UNTUNED}: the rate of{of_rule} {tuned_network}")
+
+
+def _row_of(network: NetworkName) -> str:
+    """The row of Table 3 nearest to a network: deeper networks go by FC2."""
+    if network.family != "fc":
+        return network.family
+    return "fc1" if network.num_hidden == 1 else "fc2"
 
 
 def _synthetic_setting(data: str, network: str, rule: str) -> RuleSetting:
     """One rate for all rules; feedback alignment starts from zero weights, as the paper says."""
-    is_in_paper = rule in _SYNTHETIC_IN_PAPER and network == _DATA_SETTINGS[data].network
-    source = PAPER_SYNTHETIC if is_in_paper else f"{UNTUNED}: the one rate of {PAPER_SYNTHETIC}"
-    return RuleSetting(_SYNTHETIC_RATE, "zero" if rule in _SYNTHETIC_ZERO_INIT else "default", source)
+    is_in_paper = rule in frenkel.SYNTHETIC_RULES and network == _DATA_SETTINGS[data].network
+    source = frenkel.SYNTHETIC_SOURCE
+    if not is_in_paper:
+        source = f"{UNTUNED}: the one rate of {source}"
+    return RuleSetting(frenkel.SYNTHETIC_RATE, "zero" if rule in frenkel.SYNTHETIC_ZERO_INIT else "default", source)

@@ -10,19 +10,17 @@ import torch
 from torch import Tensor, nn
 
 import feedalign as fa
-from feedalign.errors import ErrorFormError
 from feedalign_lab.data.augmentation import flip_horizontally
 from feedalign_lab.data.dataset import Dataset
+from feedalign_lab.divergence import check_the_end, checked_step, diverged, first_non_finite
 from feedalign_lab.errors import DivergedError, SettingError
 from feedalign_lab.learner import Learner, LearnerSpec
+from feedalign_lab.models import parse_network_name
 from feedalign_lab.records import EpochRecord, Status, TrialResult
 from feedalign_lab.seeding import generator, stream_seed
 
 _TEST_BATCH_SIZE = 500
 _ALIGNMENT_BATCH_SIZE = 256
-_BLOWN_UP = 2.0
-# Where a sigmoid's slope is below this, PyTorch's binary cross-entropy no longer passes the whole error on.
-_SATURATED_SLOPE = 1e-12
 
 
 @dataclass(frozen=True)
@@ -33,11 +31,14 @@ class Schedule:
         epochs: Passes over the training data, at least 1.
         batch_size: Examples per step, at least 1; the last batch of an epoch may be smaller.
         flip: Mirror training images at random.
+        lr_decay: What the learning rate is multiplied with after each epoch, above 0 and at most 1; that of learned
+            feedback stays where it has one of its own.
     """
 
     epochs: int
     batch_size: int
     flip: bool = False
+    lr_decay: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -45,18 +46,32 @@ class Schedule:
             raise SettingError(f"The number of epochs must be at least 1, not {self.epochs}.")
         if self.batch_size < 1:
             raise SettingError(f"The batch size must be at least 1, not {self.batch_size}.")
+        if not 0 < self.lr_decay <= 1:
+            raise SettingError(
+                f"The decay of the learning rate must be above 0 and at most 1, which leaves it constant, "
+                f"not {self.lr_decay}."
+            )
 
-    def check(self, dataset: Dataset) -> None:
-        """Refuse a data set that does not suit.
+    def check(self, dataset: Dataset, network: str) -> None:
+        """Refuse a data set and network that do not suit.
 
         Args:
             dataset: The data set to train on.
+            network: Name of the network.
 
         Raises:
-            SettingError: There is something to flip only in images.
+            SettingError: There is something to flip only in images; under batch normalization, a batch of a single
+                example has no variance to divide by.
         """
         if self.flip and dataset.x_train.dim() != 4:
             raise SettingError(f"{dataset.name} does not consist of images, so there is nothing to flip.")
+        num_train = dataset.x_train.shape[0]
+        has_single = self.batch_size == 1 or num_train % self.batch_size == 1
+        if parse_network_name(network).has_batch_norm and has_single:
+            raise SettingError(
+                f"{network} normalizes over batches, and with a batch size of {self.batch_size} some batch of the "
+                f"{num_train} training examples would hold a single one: choose another batch size."
+            )
 
 
 def run_trial(
@@ -97,7 +112,7 @@ def run_trial(
             records.append(record)
             if on_epoch is not None:
                 on_epoch(record)
-        _check_the_end(learner, spec.rule, untrained_loss, records[-1].train_loss)
+        check_the_end(learner, spec.rule, untrained_loss, records[-1].train_loss)
     except KeyboardInterrupt:
         status, message = "interrupted", f"interrupted after {len(records)} of {schedule.epochs} epochs"
     except DivergedError as error:
@@ -111,7 +126,7 @@ def _epochs(learner: Learner, spec: LearnerSpec, schedule: Schedule, dataset: Da
     Yields:
         The record of each epoch.
     """
-    schedule.check(dataset)
+    schedule.check(dataset, spec.network)
     order = generator(spec.seed, spec.trial, "order")
     targets = dataset.encode(dataset.y_train)
     fixed = _alignment_batch(dataset, targets, spec.seed)
@@ -120,6 +135,7 @@ def _epochs(learner: Learner, spec: LearnerSpec, schedule: Schedule, dataset: Da
             start = time.perf_counter()
             train_loss = _train_epoch(learner, spec.rule, schedule, dataset.x_train, targets, order, epoch)
             seconds = time.perf_counter() - start
+            learner.decay_learning_rate(schedule.lr_decay)
             test_error = measure_test_error(learner.model, dataset)
             yield EpochRecord(epoch, train_loss, test_error, seconds, _alignment(learner, fixed))
 
@@ -142,37 +158,12 @@ def _train_epoch(
         x = x_train[chosen]
         if schedule.flip:
             x = flip_horizontally(x, order)
-        loss = _checked_step(learner, rule, x, targets[chosen], f"step {number} (epoch {epoch})")
+        loss = checked_step(learner, rule, x, targets[chosen], f"step {number} (epoch {epoch})")
         total += loss * len(chosen)
     # What the last update of an epoch did shows in no loss before the next one.
     if first_non_finite(learner.model) is not None:
-        raise _diverged(learner, rule, "a parameter or gradient", f"the end of epoch {epoch}")
+        raise diverged(learner, rule, "a parameter or gradient", f"the end of epoch {epoch}")
     return total / num_train
-
-
-def _checked_step(learner: Learner, rule: str, x: Tensor, y: Tensor, when: str) -> float:
-    """One update; returns the loss before it. An output or a loss that is not finite stops the trial."""
-    output = learner.model(x)
-    # Looked at before the loss, because binary cross-entropy fails on nan instead of passing it on.
-    if not math.isfinite(float(output.detach().sum())):
-        if not bool(torch.isfinite(x).all()):
-            raise DivergedError(f"{rule}: the inputs of {when} hold numbers that are not finite.")
-        raise _diverged(learner, rule, "the output", when)
-    loss = learner.loss_function(output, y)
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        raise _diverged(learner, rule, f"the loss ({value})", when)
-    try:
-        learner.update(loss)
-    except ErrorFormError as error:
-        slope = output.detach() * (1 - output.detach())
-        if not bool((slope < _SATURATED_SLOPE).any()):
-            raise
-        raise DivergedError(
-            f"{rule}: the outputs are saturated at {when}, so that the targets can no longer be read from the error; "
-            f"{_advice(learner)}."
-        ) from error
-    return value
 
 
 @torch.no_grad()
@@ -183,46 +174,6 @@ def _untrained_loss(learner: Learner, dataset: Dataset, seed: int) -> float:
         output = learner.model(x)
     # Binary cross-entropy fails on nan; the first step will say where it comes from.
     return float(learner.loss_function(output, y)) if bool(torch.isfinite(output).all()) else math.nan
-
-
-def _check_the_end(learner: Learner, rule: str, untrained_loss: float, last_loss: float) -> None:
-    """Refuse to call a trial finished whose loss blew up without ceasing to be finite."""
-    against = f"against {untrained_loss:.3g} of the untrained network; {_advice(learner)}."
-    if last_loss > _BLOWN_UP * untrained_loss:
-        raise DivergedError(f"{rule}: the training loss of the last epoch is {last_loss:.3g}, {against}")
-    gradients = [parameter.grad for parameter in learner.model.parameters() if parameter.grad is not None]
-    if last_loss >= untrained_loss and not any(bool(gradient.any()) for gradient in gradients):
-        raise DivergedError(f"{rule}: every gradient is zero at a training loss of {last_loss:.3g}, {against}")
-
-
-def _advice(learner: Learner) -> str:
-    """What to try."""
-    return f"try a learning rate below {learner.optimizer.param_groups[0]['lr']:g}"
-
-
-def first_non_finite(model: nn.Module) -> str | None:
-    """The first parameter, in the order of the layers, that holds a number that is not finite.
-
-    Args:
-        model: The network, with the gradients of its last step.
-
-    Returns:
-        The parameter's name, with "gradient of" before it if only its gradient is affected; None if all is
-        finite.
-    """
-    for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
-            return name
-        if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
-            return f"the gradient of {name}"
-    return None
-
-
-def _diverged(learner: Learner, rule: str, what: str, when: str) -> DivergedError:
-    """The error that names the step, the first layer affected and the rule."""
-    where = first_non_finite(learner.model)
-    origin = f"first in {where}" if where else "though every parameter still is"
-    return DivergedError(f"{rule}: {what} is no longer finite at {when}, {origin}; {_advice(learner)}.")
 
 
 @torch.no_grad()

@@ -14,11 +14,12 @@ from tyro import cli
 from tyro.conf import arg
 
 from feedalign_lab import data
-from feedalign_lab.choices import parse_rule_names, task_of
+from feedalign_lab.choices import Case, parse_rule_names
 from feedalign_lab.data.dataset import Dataset, validation_split
 from feedalign_lab.learner import LearnerSpec, make_learner
+from feedalign_lab.plan import Plan
 from feedalign_lab.records import Spread, spread
-from feedalign_lab.settings import data_setting
+from feedalign_lab.settings import data_setting, run_setting
 from feedalign_lab.training import Schedule, run_trial
 
 PAPER_GRID = (1.5e-5, 5e-5, 1.5e-4, 5e-4, 1.5e-3, 5e-3, 1.5e-2, 5e-2)
@@ -95,18 +96,19 @@ def best_rate(results: Sequence[RateResult]) -> float:
 def main() -> None:
     """Print a table of errors on held-out data, a row per rule and a column per rate."""
     options = cli(TuningOptions, prog="python -m feedalign_lab.tuning")
-    defaults = data_setting(options.data)
-    network = options.network or defaults.network
-    schedule = Schedule(options.epochs or defaults.epochs, defaults.batch_size)
-    dataset = data.load(options.data)
+    network = options.network or data_setting(options.data).network
+    rules = parse_rule_names(options.rules, Case.named(options.data, network))
+    defaults = run_setting(options.data, network)
+    schedule = Schedule(options.epochs or defaults.epochs, defaults.batch_size, lr_decay=defaults.lr_decay)
+    plan = Plan(options.data, network, rules, options.trials, schedule, defaults.inputs)
+    dataset = data.load(options.data, inputs=defaults.inputs)
     table = Table(title=f"{options.data}, {network}, {schedule.epochs} epochs: error on held-out training data")
     table.add_column("rule")
     for rate in options.rates:
         table.add_column(f"{rate:g}", justify="right")
     table.add_column("best", justify="right")
-    for rule in parse_rule_names(options.rules, task_of(options.data)):
-        spec = LearnerSpec(rule, network, learning_rate=0.0)
-        results = try_rates(dataset, spec, schedule, options.rates, options.trials)
+    for rule in rules:
+        results = try_rates(dataset, plan.spec(rule, 0), schedule, options.rates, options.trials)
         cells = [f"{result.error.mean:.2f}" if result.error else "diverged" for result in results]
         table.add_row(rule, *cells, f"{best_rate(results):g}")
     Console(width=120).print(table)

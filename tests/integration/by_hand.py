@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,46 +12,173 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import feedalign as fa
+from feedalign.rules import LayerwiseRule, WeightRule
+from feedalign.rules.forward_gradient import SlopeRule
 from integration.gradients import Gradients, cross_entropy
 
 
 def gradients_by_hand(
-    model: nn.Module, rule: fa.Rule, feedback: Sequence[Tensor], x: Any, y: Tensor, points: Sequence[str]
+    model: nn.Module,
+    rule: fa.Rule,
+    feedback: Mapping[str, Tensor] | Sequence[Tensor],
+    x: Any,
+    y: Tensor,
+    points: Sequence[str],
+    drawn: Sequence[Tensor] = (),
 ) -> Gradients:
-    """Gradients of a mean cross-entropy.
+    """Gradients of a mean cross-entropy, those of learned feedback by number.
 
     Args:
         model: A plain model.
         rule: The rule.
-        feedback: In the order in which the points fire `[C, D]`, or in the model's order of layers `[out, in, ...]`.
+        feedback: By name in the store, in the order in which points fire: matrices `[C, D]`, or heads and their biases;
+            for layer-wise rules in the model's order of layers `[out, in, ...]`.
         x: Inputs.
         y: Class indices.
         points: Names of the modules whose every call is a feedback point.
+        drawn: Perturbations `[K, ...]`: of parameters in the model's order, or of activations as points fire.
     """
-    if isinstance(rule, (fa.FA, fa.USF, fa.FRSF, fa.BRSF)):
-        with layers_fed_back(model, layerwise_weights(model, rule, feedback)):
+    if isinstance(rule, LayerwiseRule):
+        with layers_fed_back(model, layerwise_weights(model, rule, list(feedback))):
             return _backprop(model, x, y)
     if isinstance(rule, fa.Backprop):
         return _backprop(model, x, y)
+    if isinstance(rule, WeightRule):
+        return _with_vectors_of_their_own(model, rule, x, y, drawn)
+    assert isinstance(feedback, Mapping)
+    with torch.random.fork_rng():
+        names, tangents = tangents_by_hand(model, rule, feedback, x, points, drawn)
     with graph_cut(model, points) as taps:
         output = model(x)
     logits = output.detach().clone().requires_grad_()
     (error,) = torch.autograd.grad(cross_entropy(logits, y), logits)
+    targets = F.one_hot(y, error.shape[-1]).to(error.dtype)
+    passed = Passed(dict(zip(names, taps, strict=True)), error, targets, feedback, drawn, tangents)
     roots, signals = ([output], [error]) if output.requires_grad else ([], [])
     if not isinstance(rule, fa.Shallow):
-        vector = broadcast_by_hand(rule, error, y)
-        roots += taps
-        signals += [delivered(vector @ matrix, tap) for matrix, tap in zip(feedback, taps, strict=True)]
-    return _named(model, torch.autograd.grad(roots, _trainable(model), signals, allow_unused=True))
+        roots, signals = roots + taps, signals + signals_by_hand(rule, passed)
+    found = _named(model, torch.autograd.grad(roots, _trainable(model), signals, allow_unused=True))
+    return found | {f"feedback {i}": gradient for i, gradient in enumerate(learned_by_hand(rule, passed))}
 
 
-def broadcast_by_hand(rule: fa.Rule, error: Tensor, y: Tensor) -> Tensor:
-    """What is projected, for a mean cross-entropy."""
+@dataclass(frozen=True)
+class Passed:
+    """One forward and its error: activations by name, targets as rows, and what was held and drawn."""
+
+    taps: Mapping[str, Tensor]
+    error: Tensor
+    targets: Tensor
+    feedback: Mapping[str, Tensor]
+    drawn: Sequence[Tensor]
+    tangents: Sequence[Tensor]
+
+    def head(self, name: str) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the head at a point."""
+        return self.feedback[name], self.feedback[f"{name}_bias"]
+
+
+def signals_by_hand(rule: fa.Rule, passed: Passed) -> list[Tensor]:
+    """Teaching signals in the order of the activations."""
+    if not isinstance(rule, SlopeRule):
+        vector = broadcast_by_hand(rule, passed.error, passed.targets)
+        pairs = zip(passed.feedback.values(), passed.taps.values(), strict=True)
+        return [delivered(vector @ feedback, tap) for feedback, tap in pairs]
+    signals = []
+    for (name, tap), u in zip(passed.taps.items(), passed.drawn, strict=True):
+        error, tangents = passed.error, passed.tangents
+        if name in passed.feedback:
+            weight, _ = head = passed.head(name)
+            error, tangents = local_error(head, tap, passed.targets), [features(d, error) @ weight.T for d in u]
+        parts = [per_sample((error * t).flatten(1).sum(1), d) for t, d in zip(tangents, u, strict=True)]
+        signals.append(torch.stack(parts).mean(0))
+    return signals
+
+
+def learned_by_hand(rule: fa.Rule, passed: Passed) -> list[Tensor]:
+    """Gradients of learned feedback: matrices, or each head's weight and bias."""
+    error = passed.error
+    if isinstance(rule, fa.DKP):
+        return [_rows(error).T @ _rows(features(tap.detach(), error, summed=True)) for tap in passed.taps.values()]
+    if isinstance(rule, fa.FDFA):
+        pairs = zip(passed.feedback.values(), passed.drawn, strict=True)
+        return [feedback - jacobian_by_hand(passed.tangents, u, error) for feedback, u in pairs]
+    learned: list[Tensor] = []
+    for name in [name for name in passed.taps if name in passed.feedback and isinstance(rule, fa.LocalGreedy)]:
+        delta = _rows(local_error(passed.head(name), passed.taps[name], passed.targets))
+        learned += [delta.T @ _rows(features(passed.taps[name].detach(), error)), delta.sum(0)]
+    return learned
+
+
+def tangents_by_hand(
+    model: nn.Module, rule: fa.Rule, heads: Mapping[str, Tensor], x: Any, points: Sequence[str], drawn: Sequence[Tensor]
+) -> tuple[list[str], list[Tensor]]:
+    """Names of the points that fire, and tangents of the output for each of K perturbations of all of them at once.
+
+    By differentiating gradients, never by forward-mode derivatives. What a head looks at travels no further.
+    """
+    with activations_kept(model, points) as taps:
+        output = model(x)
+    if not drawn:
+        return list(taps), []
+    local = set(heads) if isinstance(rule, fa.LocalGreedy) else set()
+    kept = [(tap, u) for (name, tap), u in zip(taps.items(), drawn, strict=True) if name not in local]
+    weights = torch.zeros_like(output, requires_grad=True)
+    back = torch.autograd.grad(output, [tap for tap, _ in kept], weights, create_graph=True)
+    slopes = [sum((g * u[k]).sum() for g, (_, u) in zip(back, kept, strict=True)) for k in range(len(drawn[0]))]
+    return list(taps), [torch.autograd.grad(slope, weights, retain_graph=True)[0] for slope in slopes]
+
+
+def per_sample(factors: Tensor, tensor: Tensor) -> Tensor:
+    """Multiply each sample with its factor."""
+    return factors.reshape(-1, *[1] * (tensor.dim() - 1)) * tensor
+
+
+def local_error(head: tuple[Tensor, Tensor], tap: Tensor, targets: Tensor) -> Tensor:
+    """Error of a head under the mean cross-entropy."""
+    local = features(tap.detach(), targets) @ head[0].T + head[1]
+    return (local.softmax(-1) - targets) / targets[..., 0].numel()
+
+
+def jacobian_by_hand(tangents: Sequence[Tensor], drawn: Tensor, error: Tensor) -> Tensor:
+    """Mean over perturbations, samples and positions of tangent times perturbation, `[C, D]`."""
+    terms = [_rows(t).T @ _rows(features(u, error)) / len(_rows(t)) for t, u in zip(tangents, drawn, strict=True)]
+    return torch.stack(terms).mean(0)
+
+
+def features(tensor: Tensor, error: Tensor, summed: bool = False) -> Tensor:
+    """What a matrix meets of an activation: all entries of an image; under an error without positions their mean."""
+    if tensor.dim() == 4:
+        return tensor.flatten(1)
+    if tensor.dim() > error.dim():
+        return tensor.sum(1) if summed else tensor.mean(1)
+    return tensor
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    return tensor.flatten(0, -2)
+
+
+def _with_vectors_of_their_own(
+    model: nn.Module, rule: WeightRule, x: Any, y: Tensor, drawn: Sequence[Tensor]
+) -> Gradients:
+    """Exact gradients and noise; or the slope along the directions, times these."""
+    exact = _backprop(model, x, y)
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    directions = dict(zip(names, drawn, strict=True))
+    if isinstance(rule, fa.NoisyBackprop):
+        noise = {name: rule.std * d[0] for name, d in directions.items()}
+        return {name: g if name not in noise else noise[name] + (0 if g is None else g) for name, g in exact.items()}
+    slopes = sum((d * exact[n]).flatten(1).sum(1) for n, d in directions.items() if exact[n] is not None)
+    moved = {name: per_sample(slopes, d).mean(0) for name, d in directions.items()}
+    return {name: moved.get(name) for name in exact}
+
+
+def broadcast_by_hand(rule: fa.Rule, error: Tensor, targets: Tensor) -> Tensor:
+    """What is projected, for a mean cross-entropy and targets `[..., C]`."""
+    num_targets = targets[..., 0].numel()
     if isinstance(rule, fa.SignDFA):
-        return error.sign() / y.numel()
-    if isinstance(rule, fa.DRTP):
-        return -F.one_hot(y, error.shape[-1]).to(error.dtype) / y.numel()
-    return error
+        return error.sign() / num_targets
+    return -targets / num_targets if isinstance(rule, fa.DRTP) else error
 
 
 def delivered(signal: Tensor, tap: Tensor) -> Tensor:
@@ -104,6 +232,26 @@ def graph_cut(model: nn.Module, points: Sequence[str]) -> Iterator[list[Tensor]]
         return activation.detach()
 
     hooks = [model.get_submodule(point).register_forward_hook(cut) for point in points]
+    yield taps
+    for hook in hooks:
+        hook.remove()
+
+
+@contextmanager
+def activations_kept(model: nn.Module, points: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Collect the activations of the points by their names in the store, with the graph left whole."""
+    taps: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+    names = {model.get_submodule(point): point for point in points}
+
+    def keep(module: nn.Module, args: Any, activation: Tensor) -> None:
+        point = names[module]
+        counts[point] = counts.get(point, 0) + 1
+        if activation.requires_grad:
+            key = point.replace(".", "_")
+            taps[key if counts[point] == 1 else f"{key}__{counts[point]}"] = activation
+
+    hooks = [module.register_forward_hook(keep) for module in names]
     yield taps
     for hook in hooks:
         hook.remove()

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import feedalign as fa
+from feedalign import perturber
+from feedalign.rules import LearnedRule
 
 Gradients = dict[str, Tensor | None]
 
 ALL_RULES: list[fa.Rule] = [rule() for rule in fa.ALL_RULES]
-SEVERAL_RULES: list[fa.Rule] = [fa.FA(), fa.BRSF(), fa.DFA(), fa.SignDFA(), fa.DRTP()]
+SEVERAL_RULES: list[fa.Rule] = [fa.FA(), fa.BRSF(), fa.DFA(), fa.SignDFA(), fa.DRTP(), fa.FDFA(), fa.LocalGreedy()]
+PERTURBING: list[fa.Rule] = [fa.FDFA(), fa.ActivityPerturbed(), fa.LocalGreedy(), fa.WeightPerturbed()]
+AVERAGED = fa.FDFA(update="ema", rate=0.25, projects="new")
+DRAWS_ANEW = (fa.BRSF, fa.NoisyBackprop, fa.FDFA, fa.ActivityPerturbed, fa.LocalGreedy, fa.WeightPerturbed)
+"""Rules that draw at every forward: two forwards differ, and a batch differs from its halves."""
+
+WITHOUT_DRAWS: list[fa.Rule] = [rule for rule in ALL_RULES if not isinstance(rule, DRAWS_ANEW)]
 
 
 def attached(make: Callable[[], nn.Module], rule: Any, inputs: Any, **options: Any) -> nn.Module:
-    """A fresh model with a rule attached; the same feedback every time."""
+    """A fresh model with a rule attached; the same feedback every time, and none that starts at zero."""
     model = make()
+    if isinstance(rule, LearnedRule):
+        options.setdefault("feedback", fa.KaimingUniform())
     fa.attach(model, rule, example_inputs=inputs, **options)
     return model
 
@@ -64,6 +76,50 @@ def assert_hidden_layers_learn(found: Gradients, rule: Any) -> None:
     else:
         assert hidden is not None
         assert hidden.any()
+
+
+def is_learned_feedback(name: str) -> bool:
+    """Whether a parameter belongs to the rule."""
+    return "feedalign" in name.split(".")
+
+
+def own_gradients(model: nn.Module) -> Gradients:
+    """Copies of the gradients of the model's own parameters."""
+    return {name: grad for name, grad in gradients(model).items() if not is_learned_feedback(name)}
+
+
+def numbered_gradients(model: nn.Module) -> Gradients:
+    """All gradients; those of learned feedback by number, since where it is registered depends on the model."""
+    learned = [grad for name, grad in gradients(model).items() if is_learned_feedback(name)]
+    return own_gradients(model) | {f"feedback {i}": grad for i, grad in enumerate(learned)}
+
+
+def direct_feedback(model: nn.Module) -> dict[str, Tensor]:
+    """Matrices and heads, learned or fixed, by name in the store."""
+    store = fa.handle_of(model).store
+    held = {**dict(store.named_parameters()), **dict(store.named_buffers())}
+    return {name: tensor.detach() for name, tensor in held.items() if name not in {"seed", "counter"}}
+
+
+def set_clock(model: nn.Module, like: nn.Module) -> None:
+    """Let a model draw next what another one would."""
+    mine, theirs = fa.handle_of(model).store, fa.handle_of(like).store
+    if theirs.has_clock:
+        mine.seed, mine.counter = theirs.seed.clone(), theirs.counter.clone()
+
+
+@contextmanager
+def draws_recorded() -> Iterator[list[Tensor]]:
+    """Collect what a forward draws, `[K, ...]`: for parameters in the model's order, at points as they fire."""
+    drawn: list[Tensor] = []
+    draw = perturber.perturbation
+
+    def record(*args: Any) -> Tensor:
+        drawn.append(draw(*args))
+        return drawn[-1]
+
+    with mock.patch.object(perturber, "perturbation", record):
+        yield drawn
 
 
 def layerwise_feedback(model: nn.Module, layers: Sequence[nn.Module]) -> list[Tensor]:

@@ -9,6 +9,7 @@ import torch
 from lab_output import TINY, one_line, results_in
 
 from feedalign_lab import comparison, training
+from feedalign_lab.choices import rule_names
 from feedalign_lab.cli import main
 from feedalign_lab.cost import CostRecord
 from feedalign_lab.data import load
@@ -33,7 +34,7 @@ def test_compare_all_rules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert main(["compare", "--trials", "2", "--out", str(tmp_path), *TINY]) == 0
     out, err = capsys.readouterr()
     results = results_in(tmp_path)
-    rules = ["backprop", "shallow", "fa", "usf", "brsf", "frsf", "dfa", "sign-dfa", "drtp"]
+    rules = list(rule_names())
     assert [row["rule"] for row in results["summary"]] == rules
     assert [(entry["trial"], entry["rule"]) for entry in results["trials"]] == [(t, r) for t in (0, 1) for r in rules]
     assert results["status"] == "finished"
@@ -71,11 +72,11 @@ def test_results_say_how_they_came_about(tmp_path: Path) -> None:
     assert torch.get_num_threads() == before
     results = results_in(tmp_path)
     assert results["config"]["seed"] == 7
-    assert results["config"]["schedule"] == {"epochs": 1, "batch_size": 32, "flip": False}
+    assert results["config"]["schedule"] == {"epochs": 1, "batch_size": 32, "flip": False, "lr_decay": 1.0}
     assert results["environment"]["torch"] == torch.__version__
     assert results["environment"]["num_threads"] == before + 1
     assert set(results["environment"]) >= {"python", "numpy", "feedalign", "git_commit", "device", "num_cpus"}
-    assert set(results["seeds"][0]) == {"weights", "feedback", "order", "dropout"}
+    assert set(results["seeds"][0]) == {"weights", "feedback", "order", "dropout", "classifier"}
     (epoch,) = results["trials"][0]["epochs"]
     assert set(epoch) == {"epoch", "train_loss", "test_error", "seconds", "alignment"}
     assert [layer["layer"] for layer in epoch["alignment"]] == ["fc1", "fc2", "fc3"]
@@ -146,6 +147,7 @@ def test_results_stand_alone(tmp_path: Path) -> None:
     assert results["network"] == {
         "activation": "tanh",
         "output": "sigmoid",
+        "batch_norm": False,
         "num_parameters": num_parameters,
         "num_trainable": num_parameters,
     }
@@ -170,14 +172,46 @@ def test_rules_left_out_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
     data = ["--data", "synthetic-regression", "--batch-size", "500", "--rules", "all", "--trials", "1"]
     assert main(["compare", *data, "--out", str(tmp_path), *TINY, *(["--json"] if as_json else [])]) == 0
     out, err = capsys.readouterr()
-    assert "left out: drtp (needs classes)" in (one_line(err) if as_json else out)
-    assert results_in(tmp_path)["config"]["left_out"] == {"drtp": "needs classes"}
+    assert "left out: drtp (needs classes), lg-fg-a (needs classes)" in (one_line(err) if as_json else out)
+    assert results_in(tmp_path)["config"]["left_out"] == {"drtp": "needs classes", "lg-fg-a": "needs classes"}
 
 
 def test_learning_rate_given_for_the_run(tmp_path: Path) -> None:
     main(["compare", "--rules", "fa", "--trials", "1", "--lr", "0.01", "--out", str(tmp_path), *TINY])
     assert results_in(tmp_path)["settings"]["fa"]["learning_rate"] == 0.01
     assert results_in(tmp_path)["trials"][0]["learning_rate"] == 0.01
+
+
+def test_settings_of_the_network_are_recorded_with_their_source(tmp_path: Path) -> None:
+    run = ["--network", "mlp2-8-bn", "--rules", "fdfa", "--trials", "1", "--epochs", "1"]
+    main(["compare", *run, "--out", str(tmp_path)])
+    results = results_in(tmp_path)
+    config = results["config"]
+    assert (config["inputs"], config["schedule_source"]) == ("symmetric", "ours")
+    assert results["data"]["normalization"] == "pixels / 8 - 1, in [-1, 1]"
+    assert results["loss"] == "cross_entropy"
+    assert results["network"]["batch_norm"]
+    assert results["settings"]["fdfa"] == {
+        "learning_rate": 1e-3,
+        "weight_init": "default",
+        "source": "ours, untuned: PyTorch's default",
+        "feedback_learning_rate": 1e-3,
+        "weight_decay": 0.0,
+        "feedback_decay": 0.0,
+    }
+    assert results["features"] == []
+
+
+def test_what_is_given_for_a_run_is_recorded_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--lr-decay", "0.5", "--inputs", "own", "--feedback-lr", "0.25", "--rules", "dkp", "--trials", "1"]
+    main(["compare", *given, "--network", "mlp2-8", "--epochs", "1", "--out", str(tmp_path)])
+    results = results_in(tmp_path)
+    assert results["config"]["schedule"]["lr_decay"] == 0.5
+    assert results["config"]["schedule_source"] == "ours; given for this run: decay, inputs"
+    assert results["data"]["normalization"] == "pixels / 16, in [0, 1]"
+    assert results["settings"]["dkp"]["feedback_learning_rate"] == 0.25
+    assert results["config"]["feedback_learning_rate"] == 0.25
+    assert "rate: of Adam, times 0.5 after each epoch" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(
@@ -198,6 +232,13 @@ def test_learning_rate_given_for_the_run(tmp_path: Path) -> None:
         (["--threads", "0"], "threads must be at least 1"),
         (["--device", "toaster"], "device 'toaster' cannot be used"),
         (["--flip"], "nothing to flip"),
+        (["--lr-decay", "1.5"], "decay of the learning rate must be above 0 and at most 1"),
+        (["--feedback-lr", "-1"], "feedback's learning rate must be above 0"),
+        (["--inputs", "symetric"], "no scaling of the inputs called 'symetric'. Did you mean symmetric?"),
+        (["--data", "synthetic-classification", "--inputs", "symmetric"], "are no pixels"),
+        (["--network", "mlp2-8", "--rules", "drtp"], "drtp needs hidden units that saturate"),
+        (["--network", "cnn"], "choose a network such as mlp2-800"),
+        (["--network", "mlp2-8-bn", "--batch-size", "48"], "would hold a single one: choose another batch size"),
     ],
 )
 def test_wrong_arguments(

@@ -144,6 +144,9 @@ def test_cifar10_joins_the_batches_and_normalizes(tmp_path: Path, monkeypatch: p
     assert dataset.x_test.shape == (3, 3, 32, 32)
     green = pixels(3)[2, 1024 + 5 * 32 + 7]
     torch.testing.assert_close(dataset.x_test[2, 1, 5, 7], torch.tensor((float(green) - 123.0) / 62.1))
+    symmetric = data.load("cifar10", inputs="symmetric")
+    torch.testing.assert_close(symmetric.x_test[2, 1, 5, 7], torch.tensor(float(green) / 127.5 - 1))
+    assert symmetric.normalization == "pixels / 127.5 - 1, in [-1, 1]"
 
 
 def test_cifar100_takes_the_fine_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

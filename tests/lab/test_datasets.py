@@ -7,7 +7,7 @@ import torch
 
 from feedalign_lab import data
 from feedalign_lab.data.augmentation import flip_horizontally
-from feedalign_lab.errors import UnknownNameError
+from feedalign_lab.errors import SettingError, UnknownNameError
 
 needs_files = pytest.mark.skipif("FEEDALIGN_DATA" not in os.environ, reason="FEEDALIGN_DATA is not set")
 
@@ -22,6 +22,19 @@ def test_digits_split_is_stratified_and_fixed() -> None:
     shares = torch.bincount(first.y_test, minlength=10) / 500
     expected = torch.bincount(first.y_train, minlength=10) / 1297
     torch.testing.assert_close(shares, expected, atol=0.002, rtol=0)
+
+
+def test_pixels_scaled_to_minus_one_and_one() -> None:
+    own, symmetric = data.load("digits"), data.load("digits", inputs="symmetric")
+    torch.testing.assert_close(symmetric.x_train, own.x_train * 2 - 1)
+    torch.testing.assert_close(symmetric.x_test, own.x_test * 2 - 1)
+    assert symmetric.normalization == "pixels / 8 - 1, in [-1, 1]"
+    assert own.normalization == "pixels / 16, in [0, 1]"
+
+
+def test_what_is_no_pixel_has_no_ends_to_scale() -> None:
+    with pytest.raises(SettingError, match="are no pixels .* take --inputs own"):
+        data.load("synthetic-regression", inputs="symmetric")
 
 
 def test_synthetic_regression_follows_its_equation() -> None:
@@ -88,3 +101,7 @@ def test_real_files(name: str, shape: tuple[int, ...], mean: float) -> None:
     assert dataset.x_test.shape == (10_000, *shape)
     assert abs(float(dataset.x_train.mean()) - mean) < 1e-3
     assert torch.bincount(dataset.y_test, minlength=10).min() > 850
+    symmetric = data.load(name, inputs="symmetric").x_test
+    assert (float(symmetric.min()), float(symmetric.max())) == (-1.0, 1.0)
+    low, high = float(dataset.x_test[:, 0].min()), float(dataset.x_test[:, 0].max())
+    torch.testing.assert_close(symmetric[:, 0], (dataset.x_test[:, 0] - low) / (high - low) * 2 - 1)

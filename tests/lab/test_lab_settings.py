@@ -1,12 +1,22 @@
 """Which learning rate is used where, and what is said about its source."""
 
+from contextlib import nullcontext
+
 import pytest
+from made_data import made
 
 import feedalign as fa
-from feedalign_lab.choices import make_rule, parse_rule_names, task_of
+from feedalign.errors import FeedalignError
+from feedalign_lab.choices import Case, lack, left_out, make_rule, parse_rule_names
 from feedalign_lab.errors import SettingError, UnknownNameError
+from feedalign_lab.learner import LearnerSpec, make_learner
+from feedalign_lab.models import build_network
+from feedalign_lab.models.transfer import features_of
 from feedalign_lab.names import DATA_NAMES, NETWORK_NAMES
-from feedalign_lab.settings import PAPER, PAPER_SYNTHETIC, TUNED, UNTUNED, data_setting, rule_setting
+from feedalign_lab.papers.bacho import APPENDIX_A, SECTION_IV, START_OF_DFA
+from feedalign_lab.papers.frenkel import SYNTHETIC_SOURCE, TABLE_3_SOURCE
+from feedalign_lab.papers.setting import UNTUNED
+from feedalign_lab.settings import TUNED, data_setting, rule_setting, run_setting
 
 
 @pytest.mark.parametrize(
@@ -25,7 +35,7 @@ from feedalign_lab.settings import PAPER, PAPER_SYNTHETIC, TUNED, UNTUNED, data_
 def test_rates_of_the_paper(data: str, network: str, rule: str, rate: float) -> None:
     setting = rule_setting(data, network, rule)
     assert setting.learning_rate == rate
-    assert setting.source == PAPER
+    assert setting.source == TABLE_3_SOURCE
     assert setting.weight_init == "default"
 
 
@@ -43,15 +53,18 @@ def test_what_the_paper_does_not_have_is_not_called_the_papers(data: str, networ
     assert rule_setting(data, network, rule).source.startswith(UNTUNED)
 
 
-def test_digits_rates_are_tuned_for_every_rule_on_the_default_network() -> None:
+def test_digits_rates_are_tuned_or_borrowed_on_the_default_network() -> None:
     network = data_setting("digits").network
-    assert {rule_setting("digits", network, rule.name).source for rule in fa.ALL_RULES} == {TUNED}
+    sources = {rule.name: rule_setting("digits", network, rule.name).source for rule in fa.ALL_RULES}
+    tuned = {"backprop", "shallow", "fa", "usf", "brsf", "frsf", "dfa", "sign-dfa", "drtp"}
+    assert {name for name, source in sources.items() if source == TUNED} == tuned
+    assert all(source.startswith(UNTUNED) for name, source in sources.items() if name not in tuned)
 
 
 @pytest.mark.parametrize(("rule", "init"), [("fa", "zero"), ("dfa", "zero"), ("backprop", "default")])
 def test_synthetic_tasks_start_feedback_alignment_from_zero(rule: str, init: str) -> None:
     setting = rule_setting("synthetic-regression", "fc2-100", rule)
-    assert (setting.learning_rate, setting.weight_init, setting.source) == (5e-4, init, PAPER_SYNTHETIC)
+    assert (setting.learning_rate, setting.weight_init, setting.source) == (5e-4, init, SYNTHETIC_SOURCE)
 
 
 @pytest.mark.parametrize("data", DATA_NAMES)
@@ -62,25 +75,161 @@ def test_every_rule_has_a_rate_on_every_network(data: str) -> None:
     assert data_setting(data).epochs > 0
 
 
-def test_all_rules_means_those_that_suit_the_task() -> None:
-    names = tuple(rule.name for rule in fa.ALL_RULES)
-    assert parse_rule_names("all", "classification") == names
-    assert parse_rule_names("all", "regression") == tuple(name for name in names if name != "drtp")
+def of_feedback(data: str, network: str, rule: str) -> tuple[float | None, float, float]:
+    setting = rule_setting(data, network, rule)
+    return setting.feedback_learning_rate, setting.weight_decay, setting.feedback_decay
+
+
+@pytest.mark.parametrize(
+    ("data", "network", "rule", "rate", "source"),
+    [
+        ("mnist", "mlp1-800", "backprop", 1e-4, SECTION_IV),
+        ("fashion-mnist", "mlp3-800-bn", "dfa", 1e-4, f"{SECTION_IV}, {START_OF_DFA}"),
+        ("cifar10", "mlp2-1000", "fdfa", 1e-4, SECTION_IV),
+        ("cifar10", "cnn-bn", "dkp", 5e-4, SECTION_IV),
+        ("mnist", "cnn", "backprop", 5e-4, SECTION_IV),
+        ("mnist", "cnn", "fg-a", 1e-4, APPENDIX_A),
+        ("cifar10", "mlp3-1000", "fg-w", 1e-4, APPENDIX_A),
+        ("cifar100", "alexnet", "fdfa", 1e-4, SECTION_IV),
+        ("cifar100", "alexnet", "lg-fg-a", 1e-4, APPENDIX_A),
+    ],
+)
+def test_rates_of_the_relu_networks(data: str, network: str, rule: str, rate: float, source: str) -> None:
+    setting = rule_setting(data, network, rule)
+    assert (setting.learning_rate, setting.weight_init, setting.source) == (rate, "default", source)
+
+
+@pytest.mark.parametrize(
+    ("data", "network", "rule"),
+    [
+        ("mnist", "mlp2-1000", "fdfa"),
+        ("mnist", "mlp4-800", "fdfa"),
+        ("cifar10", "mlp2-800", "fdfa"),
+        ("mnist", "mlp2-800-bn", "fg-a"),
+        ("mnist", "mlp2-800", "fa"),
+        ("mnist", "mlp2-800", "noisy-backprop"),
+        ("cifar10", "alexnet", "fdfa"),
+        ("cifar100", "alexnet-small", "backprop"),
+        ("digits", "mlp2-20", "dkp"),
+        ("mnist", "fc1-500", "fdfa"),
+    ],
+)
+def test_relu_cases_that_the_papers_do_not_have(data: str, network: str, rule: str) -> None:
+    assert rule_setting(data, network, rule).source.startswith(UNTUNED)
+
+
+def test_learned_feedback_has_a_rate_and_dkp_decays() -> None:
+    assert of_feedback("cifar10", "cnn", "fdfa") == (1e-4, 0.0, 0.0)
+    assert of_feedback("cifar10", "cnn", "dkp") == (1e-4, 1e-6, 1e-6)
+    assert of_feedback("cifar10", "cnn", "dfa") == (None, 0.0, 0.0)
+    # Networks that the papers do not have: at the forward rate, which is that of DFA.
+    assert of_feedback("cifar10", "fc1-500", "fdfa") == (1.5e-5, 0.0, 0.0)
+    assert of_feedback("digits", "fc2-20", "dkp") == (5e-3, 1e-6, 1e-6)
+    learned = {"dkp", "fdfa"}
+    for rule in fa.ALL_RULES:
+        assert (of_feedback("mnist", "mlp2-800", rule.name)[0] is not None) == (rule.name in learned)
+
+
+@pytest.mark.parametrize(
+    ("data", "network", "batch_size", "lr_decay", "inputs", "source"),
+    [
+        ("mnist", "fc1-500", 60, 1.0, "own", "ours"),
+        ("mnist", "mlp2-800", 64, 0.95, "symmetric", SECTION_IV),
+        ("cifar10", "cnn-bn", 64, 0.95, "symmetric", SECTION_IV),
+        ("cifar100", "alexnet", 128, 0.95, "symmetric", SECTION_IV),
+        ("cifar100", "alexnet-small", 128, 0.95, "symmetric", f"{UNTUNED}: as in {SECTION_IV}"),
+        ("mnist", "mlp2-100", 64, 0.95, "symmetric", f"{UNTUNED}: as in {SECTION_IV}"),
+        ("digits", "mlp2-20", 32, 1.0, "symmetric", "ours"),
+        ("synthetic-classification", "mlp2-20", 50, 1.0, "own", "ours"),
+    ],
+)
+def test_what_comes_with_network_and_data(
+    data: str, network: str, batch_size: int, lr_decay: float, inputs: str, source: str
+) -> None:
+    setting = run_setting(data, network)
+    assert (setting.batch_size, setting.lr_decay, setting.inputs, setting.source) == (
+        batch_size, lr_decay, inputs, source,
+    )  # fmt: skip
+    assert setting.epochs == data_setting(data).epochs
+
+
+@pytest.mark.parametrize("data", DATA_NAMES)
+def test_every_rule_has_a_setting_on_every_network(data: str) -> None:
+    for network in (*NETWORK_NAMES, "mlp6-50", "mlp6-50-bn"):
+        assert run_setting(data, network).batch_size > 0
+        for rule in fa.ALL_RULES:
+            setting = rule_setting(data, network, rule.name)
+            assert (setting.feedback_learning_rate is not None) == (rule.name in {"dkp", "fdfa"})
+
+
+@pytest.mark.parametrize(
+    ("data", "network", "is_transfer"),
+    [
+        ("mnist", "fc1-8", False),
+        ("mnist", "mlp1-8", False),
+        ("mnist", "mlp2-8-bn", False),
+        ("mnist", "conv-random", False),
+        ("mnist", "cnn-bn", False),
+        ("mnist", "cnn-bn", True),
+        ("cifar10", "conv", True),
+        ("synthetic-regression", "fc2-8", False),
+        ("synthetic-regression", "mlp2-8", False),
+    ],
+)
+def test_rules_that_are_left_out_are_those_that_fail(data: str, network: str, is_transfer: bool) -> None:
+    dataset, case = made(data, 4), Case.named(data, network, is_transfer=is_transfer)
+    features = features_of(build_network(network, dataset, seed=0)) if is_transfer else None
+    for rule in fa.ALL_RULES:
+        spec = LearnerSpec(rule.name, network, 1e-3, feedback_learning_rate=of_feedback(data, network, rule.name)[0])
+        fails = nullcontext() if lack(rule.name, case) is None else pytest.raises(FeedalignError)
+        with fails:
+            make_learner(spec, dataset, features).step(dataset.x_train, dataset.encode(dataset.y_train))
+
+
+DIGITS = Case.named("digits", "fc2-20")
+
+
+@pytest.mark.parametrize(
+    ("data", "network", "is_transfer", "missing"),
+    [
+        ("digits", "fc2-20", False, {}),
+        ("mnist", "fc1-500", False, {"lg-fg-a": "needs two hidden layers that learn"}),
+        ("synthetic-regression", "fc2-100", False, {"drtp": "needs classes", "lg-fg-a": "needs classes"}),
+        ("mnist", "mlp2-800-bn", False, {"drtp": "needs hidden units that saturate, such as tanh"}),
+        ("cifar10", "cnn", False, {"drtp": "needs hidden units that saturate, such as tanh"}),
+        ("mnist", "conv", False, {}),
+        ("mnist", "conv-random", False, {"lg-fg-a": "needs two hidden layers that learn"}),
+        ("cifar10", "conv-random", False, {}),
+        ("mnist", "conv", True, {"lg-fg-a": "needs two hidden layers that learn"}),
+        ("cifar10", "conv", True, {}),
+        ("cifar100", "alexnet", True, {"drtp": "needs hidden units that saturate, such as tanh"}),
+    ],
+)
+def test_all_rules_means_those_that_can_learn_it(
+    data: str, network: str, is_transfer: bool, missing: dict[str, str]
+) -> None:
+    case = Case.named(data, network, is_transfer=is_transfer)
+    names = [rule.name for rule in fa.ALL_RULES]
+    assert parse_rule_names("all", case) == tuple(name for name in names if name not in missing)
+    assert left_out("all", case) == {name: need for name, need in missing.items() if name in names}
+    assert left_out("dfa", case) == {}
 
 
 def test_names_are_split_trimmed_and_taken_once() -> None:
-    assert parse_rule_names(" dfa, FA,dfa ", "classification") == ("dfa", "fa")
+    assert parse_rule_names(" dfa, FA,dfa ", DIGITS) == ("dfa", "fa")
 
 
 def test_rules_that_do_not_exist_or_do_not_suit() -> None:
     with pytest.raises(UnknownNameError, match=r"Did you mean .*sign-dfa"):
-        parse_rule_names("dfa,sign-dfaa", "classification")
+        parse_rule_names("dfa,sign-dfaa", DIGITS)
     with pytest.raises(SettingError, match="No rule"):
-        parse_rule_names(" , ", "classification")
-    with pytest.raises(SettingError, match="drtp needs class targets"):
-        parse_rule_names("dfa,drtp", "regression")
+        parse_rule_names(" , ", DIGITS)
+    with pytest.raises(SettingError, match="drtp needs classes, so it cannot train fc2-100 on synthetic-regression"):
+        parse_rule_names("dfa,drtp", Case.named("synthetic-regression", "fc2-100"))
+    with pytest.raises(SettingError, match="drtp needs hidden units that saturate"):
+        parse_rule_names("drtp", Case.named("mnist", "mlp2-800"))
 
 
 def test_sign_rule_of_a_regression_takes_the_scale_from_the_batch() -> None:
-    assert make_rule("sign-dfa", task_of("synthetic-regression")) == fa.SignDFA(link="other")
-    assert make_rule("sign-dfa", task_of("digits")) == fa.SignDFA()
+    assert make_rule("sign-dfa", "regression") == fa.SignDFA(link="other")
+    assert make_rule("sign-dfa", "classification") == fa.SignDFA()

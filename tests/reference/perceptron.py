@@ -1,6 +1,8 @@
 """A network of fully connected layers: forward, and what a layer does with the teaching signal it is given."""
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,11 +24,31 @@ class Pass(NamedTuple):
     output: Tensor
 
 
+class Draws(NamedTuple):
+    """Directions, K for each sample.
+
+    `hidden`: of H_1 ... H_{L-1}, `[K, N, n_l]`; `output`: of A_L, `[K, N, C]`; `weights` and `biases`: of W_1 ... W_L
+    and b_1 ... b_L, `[K, N, n_l, n_{l-1}]` and `[K, N, n_l]`. Noise of gradients: `[n_l, n_{l-1}]` and `[n_l]`.
+    """
+
+    hidden: Sequence[Tensor] = ()
+    output: Tensor | None = None
+    weights: Sequence[Tensor] = ()
+    biases: Sequence[Tensor] = ()
+
+
+class Head(NamedTuple):
+    """A linear layer `[C, n_l]`, `[C]` that predicts the targets from H_l."""
+
+    weight: Tensor
+    bias: Tensor
+
+
 class Case(NamedTuple):
     """All that a rule may use to make the teaching signals of the hidden layers.
 
     `error` `[N, C]`; `targets` `[N, C]`; `scale`, of each sample in the loss, `[N, 1]`; `feedback`: B_1 ... B_{L-1} of
-    a direct rule, R_1 ... R_L of a layer-wise one.
+    a direct rule, R_1 ... R_L of a layer-wise one; `heads` of the first layers; `loss`: its name; `options`: the rule's.
     """
 
     net: Perceptron
@@ -35,6 +57,10 @@ class Case(NamedTuple):
     targets: Tensor
     scale: Tensor
     feedback: list[Tensor]
+    draws: Draws = Draws()
+    heads: Sequence[Head] = ()
+    loss: str = ""
+    options: Mapping[str, Any] = MappingProxyType({})
 
 
 Signals = list[Tensor | None]
@@ -80,10 +106,14 @@ def deltas(net: Perceptron, passed: Pass, signals: Signals) -> Signals:
     ]
 
 
-def gradients(case: Case, signals: Signals) -> dict[str, Tensor | None]:
-    """Gradients of `fc1.weight`, `fc1.bias`, ...: hidden layers from their signals, the output layer from the error."""
+def gradients(case: Case, signals: Signals, at_output: Tensor | None = None) -> dict[str, Tensor | None]:
+    """Gradients of `fc1.weight`, `fc1.bias`, ...: hidden layers from their signals, the output layer from the error.
+
+    `at_output` `[N, C]` takes the error's place there.
+    """
     found: dict[str, Tensor | None] = {}
-    for layer, delta in enumerate([*deltas(case.net, case.passed, signals), case.error], start=1):
+    last = case.error if at_output is None else at_output
+    for layer, delta in enumerate([*deltas(case.net, case.passed, signals), last], start=1):
         found[f"fc{layer}.weight"] = None if delta is None else delta.T @ case.passed.activations[layer - 1]
         found[f"fc{layer}.bias"] = None if delta is None else delta.sum(0)
     return found

@@ -15,6 +15,7 @@ from feedalign.blocks import layer_of
 from feedalign.errors import AttachError
 from feedalign.handle import Handle, handle_of
 from feedalign.probe import Inputs, as_arguments, left_as_found
+from feedalign.store import CHILD_NAME
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,23 @@ def angle(one: Tensor | None, other: Tensor | None) -> float:
     return math.degrees(2 * math.atan2(float((first - second).norm()), float((first + second).norm())))
 
 
+def weight_gradients(
+    model: nn.Module, handle: Handle, loss_fn: Callable[[Any, Any], Tensor], batch: tuple[Inputs, Any]
+) -> dict[str, Tensor]:
+    """Return backprop's gradient of each layer's weight on one batch; the model is left as it was.
+
+    Args:
+        model: The attached model.
+        handle: Its handle.
+        loss_fn: `loss_fn(model(inputs), targets)`, a scalar.
+        batch: Inputs and targets.
+
+    Returns:
+        Gradients by layer.
+    """
+    return _gradients(model, handle, loss_fn, batch, with_rule=False).weights
+
+
 def _gradients(
     model: nn.Module,
     handle: Handle,
@@ -136,7 +154,7 @@ def _gradients(
     args, kwargs = as_arguments(inputs)
     found = _Gradients()
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    weights = _weights(parameters)
+    weights = weights_of(parameters)
     points = set(handle.points.values())
     hooks = _tensor_hooks(model, found, points, list(weights))
     try:
@@ -156,11 +174,20 @@ def _gradients(
     return found
 
 
-def _weights(parameters: Mapping[str, nn.Parameter]) -> dict[str, str]:
-    """The name of each layer's weight: its largest parameter, if that is a matrix."""
+def weights_of(parameters: Mapping[str, nn.Parameter]) -> dict[str, str]:
+    """Return the name of each layer's weight, its largest parameter if that is a matrix, by the layer's name.
+
+    Args:
+        parameters: By name; feedback that the rule learns belongs to no layer.
+
+    Returns:
+        Names of parameters by layer.
+    """
     largest: dict[str, str] = {}
     for name, parameter in parameters.items():
         layer = layer_of(name)
+        if layer.rpartition(".")[2] == CHILD_NAME:
+            continue
         if parameter.dim() > 1 and (layer not in largest or parameter.numel() > parameters[largest[layer]].numel()):
             largest[layer] = name
     return largest

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Self, get_args
 
 from torch import Tensor
 
 from feedalign.errors import AttachError
-from feedalign.feedback import Draw, KaimingUniform
+from feedalign.feedback import Draw, KaimingUniform, Zeros
 
 Link = Literal["softmax", "sigmoid", "other"]
 Positions = Literal["auto", "shared", "full"]
+Distribution = Literal["normal", "rademacher"]
 
 
 def refuse_unknown(rule: str, option: str, value: object, known: tuple[str, ...]) -> None:
@@ -48,7 +49,37 @@ class Rule(ABC):
 
 
 @dataclass(frozen=True)
-class DirectRule(Rule):
+class PointRule(Rule):
+    """A rule that cuts the graph at feedback points and sends each of them a signal made from the error.
+
+    Attributes:
+        reads_output: It needs the output beside the error.
+    """
+
+    reads_output: ClassVar[bool] = False
+
+    def requirement(self, error: Tensor, output: Tensor | None) -> tuple[Tensor, str] | None:
+        """Return what must hold of an error for the rule to be computed from it, or None if anything will do.
+
+        Args:
+            error: dL/dy at the output, `[..., C]`, with whatever scale the loss gave it.
+            output: The tensor at which the error was taken, `[..., C]`; None for rules that do not declare
+                `reads_output`.
+
+        Returns:
+            A bool scalar, and the sentence to raise if it is False.
+        """
+        del error, output
+        return None
+
+    def for_output(self, link: Link | None) -> Self:
+        """Return the rule for a model whose output is made by `link` (None: it could not be told)."""
+        del link
+        return self
+
+
+@dataclass(frozen=True)
+class DirectRule(PointRule):
     """A rule that projects one vector, the same for all layers, straight onto each feedback point.
 
     Args:
@@ -60,7 +91,6 @@ class DirectRule(Rule):
     Attributes:
         default_draw: How feedback is drawn unless `attach(feedback=...)` says otherwise.
         streams: With `Handle.targets`, the signal exists before the output does.
-        reads_output: `broadcast` and `requirement` need the output beside the error.
     """
 
     positions: Positions = "auto"
@@ -70,7 +100,6 @@ class DirectRule(Rule):
 
     default_draw: ClassVar[Draw] = KaimingUniform()
     streams: ClassVar[bool] = False
-    reads_output: ClassVar[bool] = False
 
     @abstractmethod
     def broadcast(self, error: Tensor, output: Tensor | None) -> Tensor:
@@ -85,23 +114,72 @@ class DirectRule(Rule):
             A tensor of the error's shape; the teaching signal of layer l is this times `feedback_l`.
         """
 
-    def requirement(self, error: Tensor, output: Tensor | None) -> tuple[Tensor, str] | None:
-        """Return what must hold of an error for the rule to be computed from it, or None if anything will do.
+
+@dataclass(frozen=True)
+class LearnedRule(DirectRule):
+    """A direct rule that trains its feedback, in the same backward: each matrix receives a gradient.
+
+    Attributes:
+        reads_activations: The gradient is made from the activations at the feedback point.
+    """
+
+    learns_feedback: ClassVar[bool] = True
+    default_draw: ClassVar[Draw] = Zeros()
+    reads_activations: ClassVar[bool] = False
+
+    @abstractmethod
+    def feedback_gradient(self, feedback: Tensor, error: Tensor, evidence: Tensor) -> Tensor:
+        """Return the gradient of one feedback matrix.
 
         Args:
-            error: As in `broadcast`.
-            output: As in `broadcast`.
+            feedback: The matrix, `[C, D]`.
+            error: What the rule broadcasts, `[R, C]`, one row per sample (and position, where one matrix serves all).
+            evidence: What was gathered in the forward: for rules that read activations these, `[R, D]`; for rules
+                that perturb, the estimate of the Jacobian, `[C, D]`.
 
         Returns:
-            A bool scalar, and the sentence to raise if it is False.
+            The gradient, `[C, D]`.
         """
-        del error, output
-        return None
 
-    def for_output(self, link: Link | None) -> Self:
-        """Return the rule for a model whose output is made by `link` (None: it could not be told)."""
-        del link
-        return self
+
+@dataclass(frozen=True)
+class Perturbing(Rule):
+    """What rules that perturb the forward have in common.
+
+    Args:
+        distribution: `"normal"`, N(0, 1), or `"rademacher"`, -1 and 1 at equal odds.
+        num_perturbations: Directions per step, K; estimates are averaged over them.
+    """
+
+    distribution: Distribution = field(default="normal", kw_only=True)
+    num_perturbations: int = field(default=1, kw_only=True)
+
+    def __post_init__(self) -> None:
+        refuse_unknown(type(self).__name__, "distribution", self.distribution, get_args(Distribution))
+        num: object = self.num_perturbations
+        if not isinstance(num, int) or num < 1:
+            raise AttachError(
+                f"fa.{type(self).__name__}(num_perturbations={self.num_perturbations!r}): give a whole number of at "
+                "least 1; without a perturbation there is no estimate."
+            )
+
+
+@dataclass(frozen=True)
+class WeightRule(Rule):
+    """A rule that sends every trainable parameter a vector of its own; it cuts nothing at feedback points."""
+
+    @abstractmethod
+    def update(self, slope: Tensor | None, direction: Tensor) -> Tensor:
+        """Return what one parameter's gradient receives.
+
+        Args:
+            slope: Directional derivative of the loss along each direction, `[K]`, or `[K, N]` per sample; None for
+                rules without tangents.
+            direction: What was drawn for the parameter, `[K, *shape]` or `[K, N, *shape]`.
+
+        Returns:
+            A tensor of the parameter's shape.
+        """
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,19 @@ def _sigmoid(error: Tensor, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return is_one.to(error.dtype), distance, error.abs()
 
 
+def predict(output: Tensor, link: str) -> Tensor:
+    """Return the prediction that a link makes of an output.
+
+    Args:
+        output: a, `[..., C]`.
+        link: `"softmax"` or `"sigmoid"`.
+
+    Returns:
+        The prediction, `[..., C]`.
+    """
+    return output.softmax(-1) if link == "softmax" else output.sigmoid()
+
+
 def has_form(error: Tensor, output: Tensor, link: str) -> Tensor:
     """Tell whether the error is `s * (link(output) - targets)` with hard targets, up to rounding.
 

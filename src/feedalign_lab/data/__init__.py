@@ -4,44 +4,48 @@ from collections.abc import Callable
 
 import torch
 
-from feedalign_lab.data.dataset import Dataset, validation_split
-from feedalign_lab.errors import UnknownNameError
-from feedalign_lab.names import DATA_NAMES
+from feedalign_lab.data.dataset import Dataset, Inputs, validation_split
+from feedalign_lab.errors import SettingError, UnknownNameError
+from feedalign_lab.names import DATA_NAMES, PIXEL_NAMES
 
 __all__ = ["Dataset", "load", "validation_split"]
 
 
-def load(name: str, device: torch.device | str = "cpu") -> Dataset:
+def load(name: str, device: torch.device | str = "cpu", *, inputs: Inputs = "own") -> Dataset:
     """Load a data set onto a device.
 
     Args:
         name: One of `feedalign_lab.names.DATA_NAMES`.
         device: Where the tensors are to live.
+        inputs: "own", as is usual for the data set; or "symmetric", pixels from -1 to 1.
 
     Returns:
-        The data set.
+        The data set, which says in words how its inputs are scaled.
 
     Raises:
         UnknownNameError: There is no data set of that name.
+        SettingError: The inputs are no pixels, so they have no ends to scale to -1 and 1.
     """
     if name not in DATA_NAMES:
         raise UnknownNameError("data set", name, DATA_NAMES)
-    return _loader(name)().to(device)
+    if name in PIXEL_NAMES:
+        return _pixel_loader(name)(inputs).to(device)
+    if inputs != "own":
+        raise SettingError(f"The inputs of {name} are no pixels and cannot be scaled to [-1, 1]: take --inputs own.")
+    from feedalign_lab.data import synthetic
+
+    return {
+        "synthetic-regression": synthetic.load_synthetic_regression,
+        "synthetic-classification": synthetic.load_synthetic_classification,
+    }[name]().to(device)
 
 
-def _loader(name: str) -> Callable[[], Dataset]:
-    """The function that reads a data set; imported late because scikit-learn alone takes a second."""
+def _pixel_loader(name: str) -> Callable[[Inputs], Dataset]:
+    """The function that reads a set of images; imported late because scikit-learn alone takes a second."""
     if name == "digits":
         from feedalign_lab.data.digits import load_digits
 
         return load_digits
-    if name.startswith("synthetic"):
-        from feedalign_lab.data import synthetic
-
-        return {
-            "synthetic-regression": synthetic.load_synthetic_regression,
-            "synthetic-classification": synthetic.load_synthetic_classification,
-        }[name]
     from feedalign_lab.data import cifar, idx
 
     return {

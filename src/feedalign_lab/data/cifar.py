@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from feedalign_lab.data.dataset import Dataset
+from feedalign_lab.data.dataset import Dataset, Inputs
 from feedalign_lab.data.location import Archive, locate
 from feedalign_lab.data.restricted_pickle import read_restricted_pickle
 from feedalign_lab.errors import CorruptFileError
@@ -19,7 +19,10 @@ _NUM_PIXELS = 3 * _SIDE * _SIDE
 # Per channel, over the training images of CIFAR-10, on the scale 0..255.
 _MEAN = (125.3, 123.0, 113.9)
 _STD = (63.0, 62.1, 66.7)
-_NORMALIZATION = f"(pixels - {_MEAN}) / {_STD} per channel, pixels in 0..255"
+_NORMALIZATIONS: dict[Inputs, str] = {
+    "own": f"(pixels - {_MEAN}) / {_STD} per channel, pixels in 0..255",
+    "symmetric": "pixels / 127.5 - 1, in [-1, 1]",
+}
 
 _CIFAR10 = Archive(
     url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
@@ -38,14 +41,14 @@ _CIFAR100 = Archive(
 )
 
 
-def load_cifar10() -> Dataset:
+def load_cifar10(inputs: Inputs = "own") -> Dataset:
     """CIFAR-10: 50,000 + 10,000 color images of 3 x 32 x 32, 10 classes."""
-    return _load("cifar10", _CIFAR10, b"labels", num_classes=10)
+    return _load("cifar10", _CIFAR10, b"labels", 10, inputs)
 
 
-def load_cifar100() -> Dataset:
+def load_cifar100(inputs: Inputs = "own") -> Dataset:
     """CIFAR-100 with its fine labels: 50,000 + 10,000 color images of 3 x 32 x 32, 100 classes."""
-    return _load("cifar100", _CIFAR100, b"fine_labels", num_classes=100)
+    return _load("cifar100", _CIFAR100, b"fine_labels", 100, inputs)
 
 
 def read_batch(path: Path, label_key: bytes, num_classes: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -89,17 +92,26 @@ def _entry(content: dict[Any, Any], key: bytes, path: Path) -> Any:
 
 
 def _read_part(paths: Sequence[Path], label_key: bytes, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Images, float32 [N, 3, 32, 32], normalized per channel, and class numbers, int64 [N]."""
+    """Images, float32 [N, 3, 32, 32] from 0 to 255, and class numbers, int64 [N]."""
     batches = [read_batch(path, label_key, num_classes) for path in paths]
     pixels = torch.from_numpy(np.concatenate([batch[0] for batch in batches]))
     x = pixels.reshape(-1, 3, _SIDE, _SIDE).to(torch.float32)
-    x.sub_(torch.tensor(_MEAN).view(3, 1, 1)).div_(torch.tensor(_STD).view(3, 1, 1))
     return x, torch.from_numpy(np.concatenate([batch[1] for batch in batches]))
 
 
-def _load(name: str, archive: Archive, label_key: bytes, num_classes: int) -> Dataset:
+def _normalize(x: Tensor, inputs: Inputs) -> None:
+    """Scale pixels from 0 to 255, in place."""
+    if inputs == "symmetric":
+        x.div_(127.5).sub_(1)
+    else:
+        x.sub_(torch.tensor(_MEAN).view(3, 1, 1)).div_(torch.tensor(_STD).view(3, 1, 1))
+
+
+def _load(name: str, archive: Archive, label_key: bytes, num_classes: int, inputs: Inputs) -> Dataset:
     """Find the batches and read them; the last file of the archive is the test part."""
     *train, test = locate(archive)
     x_train, y_train = _read_part(train, label_key, num_classes)
     x_test, y_test = _read_part([test], label_key, num_classes)
-    return Dataset(name, x_train, y_train, x_test, y_test, num_classes, "classification", _NORMALIZATION)
+    for x in (x_train, x_test):
+        _normalize(x, inputs)
+    return Dataset(name, x_train, y_train, x_test, y_test, num_classes, "classification", _NORMALIZATIONS[inputs])

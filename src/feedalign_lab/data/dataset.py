@@ -10,6 +10,8 @@ from torch.nn import functional
 from feedalign_lab.seeding import generator
 
 Task = Literal["classification", "regression"]
+Inputs = Literal["own", "symmetric"]
+"""How inputs are scaled: as is usual for the data set, or pixels to [-1, 1]."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from feedalign_lab.data.dataset import Dataset
+from feedalign_lab.data.dataset import Dataset, Inputs
 from feedalign_lab.data.location import Archive, locate
 from feedalign_lab.errors import CorruptFileError
 
@@ -37,14 +37,14 @@ _NUM_CLASSES = 10
 _UNSIGNED_BYTE = 8
 
 
-def load_mnist() -> Dataset:
+def load_mnist(inputs: Inputs = "own") -> Dataset:
     """The MNIST digits: 60,000 + 10,000 grey images of 28 x 28, 10 classes."""
-    return _load("mnist", "mnist", _MNIST_URL, _MNIST_MD5)
+    return _load("mnist", "mnist", _MNIST_URL, _MNIST_MD5, inputs)
 
 
-def load_fashion_mnist() -> Dataset:
+def load_fashion_mnist(inputs: Inputs = "own") -> Dataset:
     """Fashion-MNIST: 60,000 + 10,000 grey images of 28 x 28, 10 classes."""
-    return _load("fashion-mnist", "fashion_mnist", _FASHION_URL, _FASHION_MD5)
+    return _load("fashion-mnist", "fashion_mnist", _FASHION_URL, _FASHION_MD5, inputs)
 
 
 def read_idx(path: Path, num_dimensions: int) -> NDArray[np.uint8]:
@@ -105,11 +105,16 @@ def read_image_part(images: Path, labels: Path) -> tuple[torch.Tensor, torch.Ten
     return x, torch.from_numpy(classes.astype(np.int64))
 
 
-def _load(name: str, folder: str, base_url: str, checksums: tuple[str, ...]) -> Dataset:
+def _load(name: str, folder: str, base_url: str, checksums: tuple[str, ...], inputs: Inputs) -> Dataset:
     """Find the four files and read them."""
     paths = [
         locate(Archive(base_url + part, md5, folder, (part,)))[0] for part, md5 in zip(_PARTS, checksums, strict=True)
     ]
     x_train, y_train = read_image_part(paths[0], paths[1])
     x_test, y_test = read_image_part(paths[2], paths[3])
-    return Dataset(name, x_train, y_train, x_test, y_test, _NUM_CLASSES, "classification", "pixels / 255, in [0, 1]")
+    normalization = "pixels / 255, in [0, 1]"
+    if inputs == "symmetric":
+        normalization = "2 * pixels / 255 - 1, in [-1, 1]"
+        for x in (x_train, x_test):
+            x.mul_(2).sub_(1)
+    return Dataset(name, x_train, y_train, x_test, y_test, _NUM_CLASSES, "classification", normalization)

@@ -1,6 +1,6 @@
 """Networks by name, with the weights drawn from a seed."""
 
-import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,22 +8,28 @@ import torch
 from torch import nn
 
 from feedalign_lab.data.dataset import Dataset
-from feedalign_lab.errors import SettingError, UnknownNameError
-from feedalign_lab.models.convolutional import convolutional
+from feedalign_lab.errors import SettingError
+from feedalign_lab.models.convolutional import alexnet, alexnet_small, frenkel_cnn, shallow_cnn
 from feedalign_lab.models.fully_connected import fully_connected
-from feedalign_lab.names import NETWORK_NAMES
+from feedalign_lab.models.naming import Family, NetworkName, parse_network_name
+from feedalign_lab.models.stack import Stack
 
 __all__ = [
     "NetworkFacts",
+    "NetworkName",
     "WeightInit",
     "build_network",
-    "check_network_name",
-    "fully_connected_sizes",
     "network_facts",
+    "parse_network_name",
 ]
 
 WeightInit = Literal["default", "zero"]
-_FULLY_CONNECTED = re.compile(r"fc([1-9]\d*)-([1-9]\d*)")
+
+_OF_IMAGES: dict[Family, Callable[[Stack, int], nn.Sequential]] = {
+    "cnn": shallow_cnn,
+    "alexnet": alexnet,
+    "alexnet-small": alexnet_small,
+}
 
 
 @dataclass(frozen=True)
@@ -32,34 +38,17 @@ class NetworkFacts:
 
     Attributes:
         activation: Non-linearity of the hidden units.
-        output: Non-linearity of the output units.
+        output: Non-linearity of the output units, "linear" for none.
+        batch_norm: Whether layers are batch-normalized before their activation.
         num_parameters: Numbers in its weights and biases.
         num_trainable: Those among them that are not frozen from the start.
     """
 
     activation: str
     output: str
+    batch_norm: bool
     num_parameters: int
     num_trainable: int
-
-
-def fully_connected_sizes(name: str) -> tuple[int, int] | None:
-    """Number of hidden layers and their width that a name like "fc2-500" stands for, else None."""
-    match = _FULLY_CONNECTED.fullmatch(name)
-    return (int(match[1]), int(match[2])) if match else None
-
-
-def check_network_name(name: str) -> None:
-    """Refuse a name that stands for no network.
-
-    Args:
-        name: "conv", "conv-random" or "fc<layers>-<width>".
-
-    Raises:
-        UnknownNameError: It is none of these.
-    """
-    if name not in {"conv", "conv-random"} and fully_connected_sizes(name) is None:
-        raise UnknownNameError("network", name, [*NETWORK_NAMES, "fc<layers>-<width>"])
 
 
 def build_network(
@@ -67,12 +56,15 @@ def build_network(
 ) -> nn.Sequential:
     """Build a network for a data set.
 
-    Hidden units are tanh; output units are sigmoid for classification and tanh for regression.
-    The weights are PyTorch's default draw, U(+-1/sqrt(fan_in)) for weights and biases alike, which is what
-    the authors' code of Frenkel et al. (2021) uses under the name "He uniform".
+    Of the families fc and conv: hidden units are tanh; output units are sigmoid for classification and tanh for
+    regression. Of mlp, cnn and alexnet: hidden units are ReLU, output units linear.
+    The weights are PyTorch's default draw, U(+-1/sqrt(fan_in)) for weights and biases alike, which is what the
+    authors' codes of Frenkel et al. (2021) and of Bacho and Chu (2024) use under the names "He uniform" and "uniform
+    Kaiming".
 
     Args:
-        name: "fc<layers>-<width>", "conv", or "conv-random" for kernels frozen at random.
+        name: "fc<layers>-<width>", "conv", "conv-random" for kernels frozen at random, "mlp<layers>-<width>" with
+            "-bn" for batch normalization, "cnn", "cnn-bn", "alexnet", "alexnet-small".
         dataset: Gives the shape of the inputs and the number of outputs.
         seed: Seed of the weights; the global random state is left as it was.
         dropout: Probability of dropping at the input of every fully connected layer, in [0, 1).
@@ -85,27 +77,13 @@ def build_network(
     Raises:
         SettingError: The dropout is out of range.
     """
-    check_network_name(name)
+    parsed = parse_network_name(name)
     if not 0 <= dropout < 1:
         raise SettingError(f"The dropout must be at least 0 and below 1, not {dropout}.")
-    output: nn.Module = nn.Sigmoid() if dataset.task == "classification" else nn.Tanh()
-    sizes = fully_connected_sizes(name)
     # Drawn on the CPU whatever the device, so that a seed means the same weights everywhere.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        if sizes is not None:
-            num_layers, width = sizes
-            network = fully_connected(
-                dataset.input_shape, [width] * num_layers, dataset.num_outputs, dropout=dropout, output=output
-            )
-        else:
-            network = convolutional(
-                dataset.input_shape,
-                dataset.num_outputs,
-                trained_kernels=name == "conv",
-                dropout=dropout,
-                output=output,
-            )
+        network = _build(parsed, dataset, dropout)
     if weight_init == "zero":
         for layer in network.modules():
             if isinstance(layer, nn.Linear):
@@ -113,22 +91,42 @@ def build_network(
     return network.to(dataset.x_train.device)
 
 
-def network_facts(name: str, dataset: Dataset) -> NetworkFacts:
-    """What the network of a name consists of on a data set.
+def _build(name: NetworkName, dataset: Dataset, dropout: float) -> nn.Sequential:
+    """The network as it is drawn from the global random state."""
+    activation: type[nn.Module] = nn.ReLU if name.is_rectified else nn.Tanh
+    stack = Stack(dataset.input_shape, activation, dropout=dropout, has_batch_norm=name.has_batch_norm)
+    output = {"sigmoid": nn.Sigmoid(), "tanh": nn.Tanh(), "linear": None}[name.output(dataset.task)]
+    if name.family in {"fc", "mlp"}:
+        return fully_connected(stack, [name.width] * name.num_hidden, dataset.num_outputs, output)
+    if output is not None:
+        is_trained = name.family == "conv"
+        shape, num_outputs = dataset.input_shape, dataset.num_outputs
+        return frenkel_cnn(stack, shape, num_outputs, trained_kernels=is_trained, output=output)
+    if len(dataset.input_shape) != 3:
+        raise SettingError(
+            f"The network {name.text} takes images, not inputs of {dataset.input_shape}: choose a network such as "
+            "mlp2-800."
+        )
+    return _OF_IMAGES[name.family](stack, dataset.num_outputs)
+
+
+def network_facts(name: str, network: nn.Sequential, dataset: Dataset) -> NetworkFacts:
+    """What a network consists of.
 
     Args:
-        name: As for `build_network`.
-        dataset: Gives the shape of the inputs and the number of outputs.
+        name: Its name.
+        network: The network itself.
+        dataset: The data set it is for.
 
     Returns:
         The facts.
     """
-    network = build_network(name, dataset, seed=0)
-    *_, hidden, _, output = network.children()
+    parsed = parse_network_name(name)
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in network.parameters()]
     return NetworkFacts(
-        activation=type(hidden).__name__.lower(),
-        output=type(output).__name__.lower(),
+        activation="relu" if parsed.is_rectified else "tanh",
+        output=parsed.output(dataset.task),
+        batch_norm=parsed.has_batch_norm,
         num_parameters=sum(size for size, _ in sizes),
         num_trainable=sum(size for size, is_trained in sizes if is_trained),
     )

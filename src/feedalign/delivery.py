@@ -1,0 +1,126 @@
+"""What the broadcast node is handed at the end of a forward: each receiver's tap, feedback and gatherings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from feedalign.broadcast import Delivery, Plan
+from feedalign.perturber import Perturber
+from feedalign.placement import FeatureAxis
+from feedalign.receivers import DirectReceiver, HeadReceiver, Receiver, SlopeReceiver
+from feedalign.rules.activity_perturbed import ActivityPerturbed
+from feedalign.rules.base import DirectRule, Rule
+from feedalign.rules.fdfa import FDFA
+from feedalign.store import FeedbackStore
+from feedalign.tangents import CallKey
+
+
+@dataclass(frozen=True)
+class Site:
+    """One feedback point: one call of one module.
+
+    Attributes:
+        key: Name of its feedback in the store.
+        module: The module's name.
+        index: Which of the module's calls in a forward.
+        rule: Who teaches here: a rule that sends signals, or one that cuts and sends nothing.
+        receiver: How signals reach it; None where none is sent.
+        parameters: Names of the parameters it teaches.
+    """
+
+    key: str
+    module: str
+    index: int
+    rule: Rule
+    receiver: Receiver | None
+    parameters: tuple[str, ...]
+
+    @property
+    def call(self) -> CallKey:
+        """The module's name and the number of its call."""
+        return self.module, self.index
+
+    @property
+    def label(self) -> str:
+        """The module's name, with the call's number if it is not the first."""
+        return self.module if self.index == 0 else f"{self.module}#{self.index + 1}"
+
+
+def streams(site: Site) -> bool:
+    """Whether a site's signal exists before the output does."""
+    return isinstance(site.rule, DirectRule) and site.rule.streams
+
+
+def plan_for(sites: Sequence[Site], weights: Sequence[Receiver], error_axis: FeatureAxis) -> Plan:
+    """Lay out what the broadcast node delivers to the given sites and parameters."""
+    receivers = [site.receiver for site in sites if site.receiver is not None]
+    perturbed = [s.rule for s in sites if isinstance(s.rule, ActivityPerturbed) and s.rule.output == "perturbed"]
+    at_output = SlopeReceiver("output", perturbed[0]) if perturbed else None
+    return Plan((*receivers, *weights), error_axis, at_output)
+
+
+def held_by(store: FeedbackStore, site: Site) -> tuple[Tensor, ...]:
+    """Return the feedback of a site: a matrix, a head's weight and bias, or nothing."""
+    if isinstance(site.receiver, HeadReceiver):
+        return store.feedback(site.key), store.feedback(bias_key(site.key))
+    if isinstance(site.receiver, DirectReceiver) and site.receiver.projection is None:
+        return (store.feedback(site.key),)
+    return ()
+
+
+def bias_key(key: str) -> str:
+    """Name in the store of the bias of a head."""
+    return f"{key}_bias"
+
+
+def to_points(
+    sites: Sequence[Site],
+    taps: Mapping[str, Tensor],
+    store: FeedbackStore,
+    perturber: Perturber | None,
+    tangent: Tensor | None,
+    *,
+    learns: bool,
+) -> list[Delivery]:
+    """Return what goes to feedback points.
+
+    Args:
+        sites: The points that receive from the node.
+        taps: Their activations, by key.
+        store: Their feedback.
+        perturber: What drew the perturbations of this forward.
+        tangent: Tangent of the output.
+        learns: Feedback that is averaged in the forward is to move on.
+
+    Returns:
+        One delivery for each site.
+    """
+    deliveries = []
+    for site in sites:
+        held: tuple[Tensor, ...] = held_by(store, site)
+        kept: tuple[Tensor, ...] = ()
+        if perturber is not None and tangent is not None and site.call in perturber.drawn:
+            assert site.receiver is not None
+            with torch.no_grad():
+                gathered = site.receiver.gather(perturber.drawn.pop(site.call), tangent)
+                if isinstance(site.rule, FDFA) and site.rule.update == "ema":
+                    held = _averaged(site.rule, site.key, held, gathered, store, learns=learns)
+                else:
+                    kept = (gathered,)
+        deliveries.append(Delivery(taps[site.key], held, kept))
+    return deliveries
+
+
+def _averaged(
+    rule: FDFA, key: str, held: tuple[Tensor, ...], estimate: Tensor, store: FeedbackStore, *, learns: bool
+) -> tuple[Tensor, ...]:
+    """Move the average on in the store; return the matrix that makes this step's signals."""
+    if not learns:
+        return held
+    new = rule.averaged(held[0], estimate.to(held[0].dtype))
+    store.replace(key, new)
+    return (new,) if rule.projects == "new" else held

@@ -1,0 +1,143 @@
+"""Perturbs the forward of a rule that needs directional derivatives, and gathers what its backward needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from feedalign.errors import FeedbackShapeError, TangentLostError
+from feedalign.perturbation import perturbation
+from feedalign.store import FeedbackStore
+from feedalign.tangents import CallKey, Carrier
+
+# Parameters are numbered from here on; points come before.
+_FIRST_PARAMETER = 2048
+
+
+class Perturber:
+    """Draws perturbations, hands them to the carrier and collects them.
+
+    Args:
+        model: The model.
+        store: Holds the clock that perturbations are drawn by.
+        carrier: Carries tangents; None for rules that draw and need no tangent.
+        num_perturbations: K.
+        points: For each perturbed feedback point the distribution of what it is perturbed by.
+        local: Points among them whose tangent goes no further than a head.
+        parameters: Names of perturbed parameters.
+        distribution: What parameters, and the output, are perturbed by.
+        perturbs_output: The output is perturbed too.
+        per_sample: Parameters are perturbed apart for each sample.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        store: FeedbackStore,
+        carrier: Carrier | None,
+        num_perturbations: int,
+        *,
+        points: Mapping[CallKey, str],
+        local: Sequence[CallKey] = (),
+        parameters: Sequence[str] = (),
+        distribution: str = "normal",
+        perturbs_output: bool = False,
+        per_sample: bool = False,
+    ) -> None:
+        self.model, self.store, self.carrier, self.num_perturbations = model, store, carrier, num_perturbations
+        self.points, self.local, self.parameters = dict(points), frozenset(local), tuple(parameters)
+        self.streams = {call: number for number, call in enumerate(points, start=1)}
+        self.distribution, self.perturbs_output, self.per_sample = distribution, perturbs_output, per_sample
+        self._forget()
+
+    def _forget(self) -> None:
+        self.clock: Tensor | None = None
+        self.drawn: dict[CallKey, Tensor] = {}
+        self.directions: dict[str, Tensor] = {}
+        self.at_output: Tensor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles carry no tensors of a running forward."""
+        return {**self.__dict__, "clock": None, "drawn": {}, "directions": {}, "at_output": None}
+
+    def begin(self, args: tuple[Any, ...]) -> None:
+        """Start a forward: draw for the parameters and start the carrier."""
+        self._forget()
+        self.clock = self.store.clock()
+        owned = dict(self.model.named_parameters()) if self.parameters else {}
+        num_samples = _num_samples(args) if self.per_sample else None
+        for number, name in enumerate(self.parameters, start=_FIRST_PARAMETER):
+            like = owned[name].detach()
+            if num_samples is not None:
+                like = like.expand(num_samples, *like.shape)
+            self.directions[name] = self._draw(like, number, self.distribution)
+        if self.carrier is not None:
+            self.carrier.begin(self.directions)
+
+    def end(self) -> None:
+        """End a forward, also one that failed."""
+        if self.carrier is not None:
+            self.carrier.end()
+        self._forget()
+
+    def pass_point(self, call: CallKey, activation: Tensor) -> tuple[Tensor, Tensor]:
+        """Perturb the activation at a feedback point, or let a tangent pass one that is not perturbed.
+
+        Args:
+            call: The call.
+            activation: What it returned.
+
+        Returns:
+            The activation with its graph, and what flows on: the activation, cut off from it, with the new tangent.
+        """
+        if self.carrier is None:
+            return activation, activation.detach()
+        activation, tangent = self.carrier.arrive(call, activation)
+        if call in self.points:
+            drawn = self._draw(activation, self.streams[call], self.points[call]).flatten(0, 1)
+            self.drawn[call] = drawn
+            tangent = drawn if tangent is None else tangent + drawn
+        return activation, self.carrier.leave(call, activation.detach(), None if call in self.local else tangent)
+
+    def reach_output(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the output without its tangent, and the tangent.
+
+        Args:
+            output: The output.
+
+        Returns:
+            The output, with its graph unless only parameters are perturbed, and its tangent `[K * N, ...]`.
+
+        Raises:
+            TangentLostError: No tangent arrived.
+        """
+        if self.carrier is None:
+            return output, None
+        output, tangent = self.carrier.reach_output(output)
+        # Here, so that perturbed parameters are themselves again before anything is sent to them.
+        self.carrier.end()
+        if tangent is None:
+            raise TangentLostError(
+                "No tangent arrived at the output, so nothing can be learned from this forward: a part of the model "
+                "ran without forward-mode derivatives, e.g. compiled on its own, or under detach() or no_grad()."
+            )
+        if self.perturbs_output:
+            self.at_output = self._draw(output, 0, self.distribution).flatten(0, 1)
+            tangent = tangent + self.at_output
+        return (output.detach() if self.parameters else output), tangent
+
+    def _draw(self, like: Tensor, stream: int, distribution: str) -> Tensor:
+        assert self.clock is not None
+        return perturbation(like, self.num_perturbations, self.clock, stream, distribution)
+
+
+def _num_samples(args: tuple[Any, ...]) -> int:
+    tensors = [arg for arg in args if isinstance(arg, Tensor) and arg.dim() > 0]
+    if not tensors:
+        raise FeedbackShapeError(
+            'fa.WeightPerturbed(per="sample") takes the number of samples from the first tensor that the model is '
+            "called with, and there is none among its positional arguments."
+        )
+    return int(tensors[0].shape[0])

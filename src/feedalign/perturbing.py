@@ -1,0 +1,119 @@
+"""Setting up perturbations for a model: which rule perturbs what, and how tangents travel there."""
+
+from __future__ import annotations
+
+from feedalign.assign import Candidate
+from feedalign.blueprint import Blueprint
+from feedalign.errors import AttachError
+from feedalign.handle import Removable
+from feedalign.perturber import Perturber
+from feedalign.probe import training
+from feedalign.pushforward import DROPOUTS
+from feedalign.rules.activity_perturbed import ActivityPerturbed
+from feedalign.rules.base import Perturbing, WeightRule
+from feedalign.rules.local_greedy import LocalGreedy
+from feedalign.rules.weight_perturbed import WeightPerturbed
+from feedalign.store import FeedbackStore
+from feedalign.tangents import CallKey, Carrier, DualCarrier, HandCarrier, find_path
+from feedalign.tangents.by_hand import CarryHook
+
+
+def perturber_for(plan: Blueprint, store: FeedbackStore) -> Perturber | None:
+    """Return what perturbs the forward for the rules of a blueprint.
+
+    Args:
+        plan: The model read, its rules assigned.
+        store: Holds the clock.
+
+    Returns:
+        The perturber, or None if no rule draws anything in the forward.
+
+    Raises:
+        AttachError: The rules do not agree, or the model needs dual tensors, which carry one direction at a time.
+    """
+    rules = [rule for rule in plan.rules.values() if isinstance(rule, Perturbing)]
+    drawing = [rule for rule in plan.rules.values() if isinstance(rule, WeightRule)]
+    parameters = tuple(plan.probe.parameters.values()) if drawing else ()
+    if not rules:
+        return Perturber(plan.model, store, None, 1, points={}, parameters=parameters) if drawing else None
+    counts = {rule.num_perturbations for rule in rules}
+    if len(counts) > 1:
+        raise AttachError(
+            f"The rules ask for {' and '.join(map(str, sorted(counts)))} perturbations; all are drawn in one pass, so "
+            "give them the same num_perturbations."
+        )
+    perturbed = [c for c in plan.candidates if isinstance(c.rule, Perturbing)]
+    points = {(c.call.module, c.call.index): c.rule.distribution for c in perturbed if isinstance(c.rule, Perturbing)}
+    local = [(c.call.module, c.call.index) for c in perturbed if _is_local(plan, c)]
+    _refuse_shallow_greedy(plan, local)
+    traveling = [call for call in points if call not in local]
+    per_sample = any(isinstance(rule, WeightPerturbed) and rule.per == "sample" for rule in rules)
+    return Perturber(
+        plan.model,
+        store,
+        _carrier(plan, traveling, parameters, counts.pop(), per_sample=per_sample),
+        rules[0].num_perturbations,
+        points=points,
+        local=local,
+        parameters=parameters,
+        distribution=rules[0].distribution,
+        perturbs_output=any(isinstance(rule, ActivityPerturbed) and rule.output == "perturbed" for rule in rules),
+        per_sample=per_sample,
+    )
+
+
+def _is_local(plan: Blueprint, candidate: Candidate) -> bool:
+    return isinstance(candidate.rule, LocalGreedy) and not plan.is_last(candidate)
+
+
+def _refuse_shallow_greedy(plan: Blueprint, local: list[CallKey]) -> None:
+    if not local and any(isinstance(rule, LocalGreedy) for rule in plan.rules.values()):
+        raise AttachError(
+            "LocalGreedy puts a head after every hidden layer but the last, so it needs at least three layers with a "
+            "feedback point after each of the first two; this model has one hidden layer. fa.ActivityPerturbed() is "
+            "the same rule without heads."
+        )
+
+
+def _carrier(
+    plan: Blueprint, traveling: list[CallKey], parameters: tuple[str, ...], num: int, *, per_sample: bool
+) -> Carrier:
+    cuts = [(c.call.module, c.call.index) for c in plan.candidates if c.cuts]
+    with training(plan.model):
+        path = find_path(plan.model, plan.probe, plan.site, cuts, traveling, parameters)
+    if not isinstance(path, str):
+        return HandCarrier(path, num, cuts=bool(parameters))
+    if num > 1 or per_sample:
+        option = f"num_perturbations={num}" if num > 1 else 'per="sample"'
+        raise AttachError(
+            f"{option} needs tangents that are carried by hand, and here they cannot be, because {path}. Use one "
+            "perturbation per step; to average over several, run forward and backward several times before the "
+            "optimizer steps."
+        )
+    return DualCarrier(plan.model, path)
+
+
+def carry_hooks(plan: Blueprint, perturber: Perturber | None) -> list[Removable]:
+    """Set the hooks of tangents carried by hand; they come before those of feedback points.
+
+    Args:
+        plan: The model read, its rules assigned.
+        perturber: What perturbs its forward.
+
+    Returns:
+        The hooks.
+    """
+    if perturber is None or not isinstance(perturber.carrier, HandCarrier):
+        return []
+    carrier, path = perturber.carrier, perturber.carrier.path
+    names = {identity: name for identity, name in plan.probe.parameters.items() if name in set(perturber.parameters)}
+    hooks: list[Removable] = []
+    for name in dict.fromkeys(module for module, index in path.sources if (module, index) not in path.marks):
+        module = plan.model.get_submodule(name)
+        # By identity: tied weights stand under another module's name.
+        own = {names[id(p)]: local for local, p in module.named_parameters(recurse=False) if id(p) in names}
+        hook = CarryHook(carrier, name, own)
+        hooks.append(module.register_forward_hook(hook.leave))
+        if isinstance(module, DROPOUTS):
+            hooks.append(module.register_forward_pre_hook(hook.enter))
+    return hooks

@@ -1,0 +1,296 @@
+"""Who receives from the broadcast node, and what: each kind of rule has its receiver."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from feedalign.errors import FeedbackShapeError
+from feedalign.feedback import Projection
+from feedalign.placement import FeatureAxis, Placement, features_last
+from feedalign.rules.base import DirectRule, LearnedRule, Rule, WeightRule
+from feedalign.rules.fdfa import FDFA
+from feedalign.rules.forward_gradient import SlopeRule, slope_per_sample
+from feedalign.rules.local_greedy import LocalGreedy
+
+Tensors = tuple[Tensor | None, ...]
+_Made = TypeVar("_Made")
+
+
+@dataclass
+class Arrival:
+    """What one backward brings to the node, and what several receivers make of it, made once.
+
+    Attributes:
+        error: dL/dy, of the output's shape.
+        output: y; None where no rule reads it.
+        tangent: Tangent of y, `[K * N, ...]`; None without perturbations.
+        error_axis: Where the features of all three are.
+    """
+
+    error: Tensor
+    output: Tensor | None
+    tangent: Tensor | None
+    error_axis: FeatureAxis
+    _made: dict[object, Tensor] = field(default_factory=dict)
+
+    def features(self) -> Tensor:
+        """The error, `[..., C]`."""
+        return features_last(self.error, self.error_axis)
+
+    def seen(self) -> Tensor | None:
+        """The output, `[..., C]`."""
+        return None if self.output is None else features_last(self.output, self.error_axis)
+
+    def once(self, key: object, make: Callable[[], Tensor]) -> Tensor:
+        """Return what was made under a key, made now if it was not."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+    def slopes(self) -> Tensor:
+        """Directional derivative of the loss for each perturbation and sample, `[K, N]`."""
+        assert self.tangent is not None
+        tangent = self.tangent
+        return self.once("slopes", lambda: slope_per_sample(self.error, tangent))
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One receiver's tensors in a backward.
+
+    Attributes:
+        held: Its feedback: a matrix, a head.
+        kept: What it gathered in the forward.
+        activation: At the feedback point; None unless the receiver reads it.
+        shape: Of what the signal is for.
+        dtype: Of what the signal is for, in which products are computed.
+    """
+
+    held: Sequence[Tensor]
+    kept: Sequence[Tensor]
+    activation: Tensor | None
+    shape: torch.Size
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Receiver(ABC):
+    """Something that a teaching signal is made for.
+
+    Attributes:
+        point: Name of the feedback point or parameter.
+        rule: The rule that teaches there.
+        reads_activation: The backward needs the activation's values.
+    """
+
+    point: str
+    rule: Rule
+
+    @property
+    def reads_activation(self) -> bool:
+        """Whether the backward needs the activation's values."""
+        return False
+
+    def check(self, activation: tuple[int, ...]) -> None:
+        """Raise FeedbackShapeError if an activation does not fit what was drawn for it."""
+        del activation
+
+    def check_output(self, output: tuple[int, ...], activation: tuple[int, ...]) -> None:
+        """Raise FeedbackShapeError if the output does not fit what was drawn, or the activation."""
+        if output[:1] != activation[:1]:
+            raise FeedbackShapeError(
+                f"The activation at {self.point!r} has shape {tuple(activation)} and the output {tuple(output)}; a "
+                "perturbation is matched with the output of its own sample, so their first sizes, the batch, must be "
+                "equal. Choose other points with points=."
+            )
+
+    def gather(self, perturbation: Tensor, tangent: Tensor) -> Tensor:
+        """Return what must be kept of the forward for the backward.
+
+        Args:
+            perturbation: What was added to the activation's tangent here, `[K * N, ...]`.
+            tangent: Tangent of the output, `[K * N, ...]`.
+
+        Returns:
+            The perturbation itself, unless less will do.
+        """
+        del tangent
+        return perturbation
+
+    @abstractmethod
+    def teach(self, arrival: Arrival, tap: Tap) -> Tensor:
+        """Return the teaching signal, of the tap's shape and dtype."""
+
+    def feedback_gradients(self, arrival: Arrival, tap: Tap) -> Tensors:
+        """Return the gradient of each held tensor; None for those that are not learned."""
+        del arrival
+        return (None,) * len(tap.held)
+
+
+@dataclass(frozen=True)
+class DirectReceiver(Receiver):
+    """A feedback point that a direct rule projects onto.
+
+    Attributes:
+        placement: How the error meets the activation.
+        projection: The user's device, in the place of the matrix.
+    """
+
+    rule: DirectRule
+    placement: Placement
+    projection: Projection | None
+
+    @property
+    def reads_activation(self) -> bool:
+        """Whether the rule learns its feedback from activations."""
+        return isinstance(self.rule, LearnedRule) and self.rule.reads_activations
+
+    def check(self, activation: tuple[int, ...]) -> None:
+        """See `Receiver`."""
+        self.placement.check(activation, self.point)
+
+    def check_output(self, output: tuple[int, ...], activation: tuple[int, ...]) -> None:
+        """See `Receiver`."""
+        self.placement.check_output(output, activation, self.point)
+
+    def gather(self, perturbation: Tensor, tangent: Tensor) -> Tensor:
+        """Return the estimate of the Jacobian, `[C, D]`, which is much smaller than what it is made of."""
+        assert isinstance(self.rule, FDFA)
+        rows = self.placement.rows(features_last(tangent, self.placement.error_axis))
+        num_terms = rows.shape[0] * self.placement.num_repeats(tuple(perturbation.shape))
+        return self.rule.estimate(rows, self.placement.collect(perturbation), num_terms)
+
+    def teach(self, arrival: Arrival, tap: Tap) -> Tensor:
+        """Return the projected vector."""
+        vector = self._vector(arrival)
+        return self.signal(vector, tap.held[0] if tap.held else None, tap.shape, tap.dtype)
+
+    def feedback_gradients(self, arrival: Arrival, tap: Tap) -> Tensors:
+        """Return the gradient of the matrix, if the rule learns it."""
+        if not tap.held or not isinstance(self.rule, LearnedRule):
+            return (None,) * len(tap.held)
+        feedback = tap.held[0]
+        evidence = tap.kept[0] if tap.activation is None else self.placement.collect(tap.activation)
+        rows = self.placement.rows(self._vector(arrival))
+        return (self.rule.feedback_gradient(feedback, rows.to(feedback.dtype), evidence.to(feedback.dtype)),)
+
+    def _vector(self, arrival: Arrival) -> Tensor:
+        return arrival.once(self.rule, lambda: self.rule.broadcast(arrival.features(), arrival.seen()))
+
+    def signal(self, vector: Tensor, feedback: Tensor | None, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Return the teaching signal, of the activation's shape and dtype.
+
+        Args:
+            vector: What the rule broadcasts, `[..., C]`.
+            feedback: `[C, D]`; None where a projection stands for it.
+            shape: The activation's shape.
+            dtype: The activation's dtype, in which the product is computed.
+
+        Returns:
+            The teaching signal.
+
+        Raises:
+            FeedbackShapeError: The user's projection returned another shape than `[rows, D]`.
+        """
+        rows = self.placement.rows(vector)
+        if self.projection is None:
+            assert feedback is not None
+            return self.placement.deliver(rows.to(dtype) @ feedback.to(dtype), shape)
+        projected = self.projection.project(rows, self.point)
+        wanted = (rows.shape[0], self.placement.num_features)
+        if tuple(projected.shape) != wanted:
+            raise FeedbackShapeError(
+                f"The projection returned shape {tuple(projected.shape)} for feedback point {self.point!r}; it takes "
+                f"{tuple(rows.shape)} there and returns [rows, features] = {wanted}."
+            )
+        return self.placement.deliver(projected.to(dtype), shape)
+
+
+@dataclass(frozen=True)
+class SlopeReceiver(Receiver):
+    """A feedback point, or the output, that has the slope of the global loss times its own perturbation."""
+
+    rule: SlopeRule
+
+    def teach(self, arrival: Arrival, tap: Tap) -> Tensor:
+        """Return the slope times the perturbation."""
+        signal = self.rule.teach(arrival.slopes(), tap.kept[0])
+        return signal.to(tap.dtype).reshape(tap.shape)
+
+
+@dataclass(frozen=True)
+class HeadReceiver(Receiver):
+    """A feedback point with a linear head and the output's loss on it.
+
+    Attributes:
+        placement: How the head, of the shape of a feedback matrix, meets the activation.
+    """
+
+    rule: LocalGreedy
+    placement: Placement
+
+    def check(self, activation: tuple[int, ...]) -> None:
+        """See `Receiver`."""
+        self.placement.check(activation, self.point)
+
+    def check_output(self, output: tuple[int, ...], activation: tuple[int, ...]) -> None:
+        """See `Receiver`."""
+        self.placement.check_output(output, activation, self.point)
+
+    @property
+    def reads_activation(self) -> bool:
+        """The head is applied in the backward."""
+        return True
+
+    def teach(self, arrival: Arrival, tap: Tap) -> Tensor:
+        """Return the slope of the local loss times the perturbation."""
+        weight, perturbation = tap.held[0], tap.kept[0]
+        error = self._error(arrival, tap)
+        tangent = self._rows(perturbation.to(weight.dtype)) @ weight.T
+        slopes = slope_per_sample(error.reshape(tap.shape[0], -1), tangent.reshape(perturbation.shape[0], -1))
+        return self.rule.teach(slopes, perturbation).to(tap.dtype).reshape(tap.shape)
+
+    def feedback_gradients(self, arrival: Arrival, tap: Tap) -> Tensors:
+        """Return the exact gradients of the head's weight and bias."""
+        assert tap.activation is not None
+        error = self._error(arrival, tap)
+        return error.T @ self._rows(tap.activation.to(error.dtype)), error.sum(0)
+
+    def _error(self, arrival: Arrival, tap: Tap) -> Tensor:
+        """Error of the head, `[rows, C]`."""
+        weight, bias = tap.held
+        activation, output = tap.activation, arrival.seen()
+        assert activation is not None
+        assert output is not None
+
+        def make() -> Tensor:
+            local = self._rows(activation.to(weight.dtype)) @ weight.T + bias
+            place = self.placement
+            return self.rule.local_error(place.rows(arrival.features()), place.rows(output), local).to(weight.dtype)
+
+        return arrival.once(self, make)
+
+    def _rows(self, tensor: Tensor) -> Tensor:
+        """Rows `[rows, D]`; a head of an output without positions sees their mean."""
+        return self.placement.collect(tensor) / self.placement.num_repeats(tuple(tensor.shape))
+
+
+@dataclass(frozen=True)
+class WeightReceiver(Receiver):
+    """A parameter."""
+
+    rule: WeightRule
+
+    def check_output(self, output: tuple[int, ...], activation: tuple[int, ...]) -> None:
+        """Nothing to check: a parameter has no samples."""
+
+    def teach(self, arrival: Arrival, tap: Tap) -> Tensor:
+        """Return what the rule adds to the parameter's gradient."""
+        slopes = None if arrival.tangent is None else arrival.slopes()
+        return self.rule.update(slopes, tap.kept[0]).to(tap.dtype)

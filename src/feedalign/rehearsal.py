@@ -1,0 +1,92 @@
+"""One forward of a rule that uses dual tensors, so that operations without forward-mode derivatives show at once."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from feedalign.errors import FeedalignError, ForwardModeError
+from feedalign.handle import Handle, Removable
+from feedalign.probe import Inputs, as_arguments, left_as_found, training
+
+
+def rehearse(handle: Handle, example_inputs: Inputs) -> None:
+    """Run the attached model once on the example inputs and leave it as it was; take the rule away if it cannot run.
+
+    Args:
+        handle: Of the attached model.
+        example_inputs: As for `attach`.
+
+    Raises:
+        ForwardModeError: An operation of the model has no forward-mode derivative.
+    """
+    model = handle.model
+    args, kwargs = as_arguments(example_inputs)
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with _Innermost(model) as running:
+        try:
+            with left_as_found(model), torch.enable_grad(), training(model):
+                functional_call(model, buffers, args, dict(kwargs))
+        except FeedalignError:
+            handle.remove()
+            raise
+        except Exception as error:
+            handle.remove()
+            where = running.name
+            raise ForwardModeError(
+                f"{where!r} ({type(model.get_submodule(where)).__name__}) cannot carry a directional derivative: "
+                f"{_first_sentence(error)} For attention, run the model under "
+                "torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), also at attach; otherwise replace "
+                "the module, or use a rule that needs no tangents, such as fa.DKP()."
+            ) from error
+    handle.forget_forward()
+
+
+def _first_sentence(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+
+
+class _Innermost:
+    """Knows which module is running."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.stack, self.hooks = model, [""], list[Removable]()
+
+    @property
+    def name(self) -> str:
+        return self.stack[-1]
+
+    def __enter__(self) -> Self:
+        for name, module in self.model.named_modules():
+            if name:
+                self.hooks.append(module.register_forward_pre_hook(_Push(self.stack, name)))
+                self.hooks.append(module.register_forward_hook(_Pop(self.stack)))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+
+class _Push:
+    def __init__(self, stack: list[str], name: str) -> None:
+        self.stack, self.name = stack, name
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        del module, args
+        self.stack.append(self.name)
+
+
+class _Pop:
+    def __init__(self, stack: list[str]) -> None:
+        self.stack = stack
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
+        del module, args, output
+        self.stack.pop()

@@ -1,0 +1,10 @@
+"""Carrying directional derivatives beside a forward: by hand where every module is known, else as dual tensors."""
+
+from __future__ import annotations
+
+from feedalign.tangents.by_hand import HandCarrier
+from feedalign.tangents.carrier import CallKey, Carrier
+from feedalign.tangents.dual import DualCarrier
+from feedalign.tangents.path import Path, find_path
+
+__all__ = ["CallKey", "Carrier", "DualCarrier", "HandCarrier", "Path", "find_path"]

@@ -1,0 +1,181 @@
+"""Tangents carried by hand: hooks compute each module's directional derivative beside its forward."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from feedalign.errors import PointNotFiredError
+from feedalign.pushforward import DROPOUTS, own_term_of, pushforward_of
+from feedalign.tangents.carrier import CallKey, Carrier
+from feedalign.tangents.path import Path
+from feedalign.transforms import inside_transform
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What left a call: its tangent (None: zero), and where the value lies that flows on (None: it cannot be told)."""
+
+    tangent: Tensor | None
+    address: int | None
+
+    @staticmethod
+    def of(value: Tensor, tangent: Tensor | None) -> Carried:
+        """Return it for a value, of which nothing is kept alive."""
+        return Carried(tangent, _address(value))
+
+
+def _address(value: Tensor) -> int | None:
+    if torch.compiler.is_compiling() or inside_transform():
+        return None
+    return value.data_ptr()
+
+
+class HandCarrier(Carrier):
+    """Keeps tangents in a table by call.
+
+    Args:
+        path: The calls that tangents pass.
+        num_perturbations: K.
+        cuts: The graph is cut after every call, because no gradient runs through it.
+    """
+
+    def __init__(self, path: Path, num_perturbations: int, cuts: bool) -> None:
+        self.path, self.num_perturbations, self.cuts = path, num_perturbations, cuts
+        self.num_takers = Counter([*path.sources.values(), path.at_output])
+        self._forget({})
+
+    def _forget(self, directions: Mapping[str, Tensor]) -> None:
+        self.directions = dict(directions)
+        self.table: dict[CallKey, Carried] = {}
+        self.counts: dict[str, int] = {}
+        self.num_taken: dict[CallKey, int] = {}
+        self.is_running = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles carry no tensors of a running forward."""
+        return {**self.__dict__, "directions": {}, "table": {}, "counts": {}, "num_taken": {}, "is_running": False}
+
+    def begin(self, directions: Mapping[str, Tensor]) -> None:
+        """See `Carrier`."""
+        self._forget(directions)
+        self.is_running = True
+
+    def end(self) -> None:
+        """See `Carrier`."""
+        self._forget({})
+
+    def arrive(self, call: CallKey, activation: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See `Carrier`."""
+        if call in self.path.marks:
+            return activation, self.taken(call, activation)
+        carried = self.table.get(call)
+        return activation, None if carried is None else carried.tangent
+
+    def leave(self, call: CallKey, activation: Tensor, tangent: Tensor | None) -> Tensor:
+        """See `Carrier`."""
+        self.table[call] = Carried.of(activation, tangent)
+        return activation
+
+    def reach_output(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See `Carrier`."""
+        return output, self._taken_from(self.path.at_output, output)
+
+    def taken(self, call: CallKey, value: Tensor) -> Tensor | None:
+        """Return the tangent of what comes into a call, `[K * N, ...]`."""
+        source = self.path.sources.get(call)
+        return None if source is None else self._taken_from(source, value)
+
+    def _taken_from(self, source: CallKey, value: Tensor) -> Tensor | None:
+        carried = self.table.get(source)
+        if carried is None or carried.address not in {None, _address(value)}:
+            raise PointNotFiredError(
+                f"This forward took another path than the one on the example inputs: what {source[0]!r} returned did "
+                "not arrive where its tangent was to go. Attach with example inputs that take the same path; hooks "
+                "that replace activations must be registered before attach()."
+            )
+        # The last taker takes it away: a tangent lives no longer than it is needed.
+        self.num_taken[source] = self.num_taken.get(source, 0) + 1
+        if self.num_taken[source] == self.num_takers[source]:
+            del self.table[source]
+        if carried.tangent is None:
+            return None
+        return carried.tangent.reshape(self.num_perturbations * value.shape[0], *value.shape[1:])
+
+
+class CarryHook:
+    """The hooks on one module that tangents pass.
+
+    Args:
+        carrier: The carrier.
+        name: The module's name.
+        own_names: Its own names of its perturbed parameters, by the names under which their directions are drawn.
+    """
+
+    def __init__(self, carrier: HandCarrier, name: str, own_names: Mapping[str, str]) -> None:
+        self.carrier, self.name, self.own_names = carrier, name, dict(own_names)
+        self.inputs: Tensor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies carry no tensors of a running forward."""
+        return {**self.__dict__, "inputs": None}
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Pre-hook of dropout: of ones, it returns its mask."""
+        if not self.carrier.is_running or not torch.is_grad_enabled() or not module.training:
+            return None
+        self.inputs = args[0]
+        return (torch.ones_like(args[0]), *args[1:])
+
+    def leave(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        """Forward hook: compute the tangent of what the module returned."""
+        carrier = self.carrier
+        if not carrier.is_running or not torch.is_grad_enabled():
+            return None
+        index = carrier.counts.get(self.name, 0)
+        carrier.counts[self.name] = index + 1
+        call = (self.name, index)
+        if call not in carrier.path.sources:
+            return None
+        source, self.inputs = self.inputs, None
+        mask = None
+        if source is not None:
+            mask, output = output, source * output
+        source = args[0] if source is None else source
+        with torch.no_grad():
+            tangent = carrier.taken(call, source if mask is not None else args[0])
+            if tangent is not None:
+                tangent = self._pushed(module, source, output, tangent, mask)
+            if carrier.directions and self.own_names:
+                tangent = self._with_own_term(module, source, output, tangent)
+        if carrier.cuts:
+            output = output.detach()
+        carrier.table[call] = Carried.of(output, tangent)
+        return output
+
+    def _pushed(
+        self, module: nn.Module, source: Tensor, output: Tensor, tangent: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        if not isinstance(module, DROPOUTS):
+            push = pushforward_of(module)
+            assert push is not None
+            return push(module, source.detach(), output.detach(), tangent)
+        if mask is None:
+            return tangent
+        dropped: Tensor = (tangent.unflatten(0, (-1, len(mask))) * mask).flatten(0, 1)
+        return dropped
+
+    def _with_own_term(self, module: nn.Module, source: Tensor, output: Tensor, tangent: Tensor | None) -> Tensor:
+        own_term = own_term_of(module)
+        assert own_term is not None
+        terms = []
+        for k in range(self.carrier.num_perturbations):
+            directions = {own: self.carrier.directions[name][k] for name, own in self.own_names.items()}
+            terms.append(own_term(module, source.detach(), output.detach(), directions))
+        term = torch.cat(terms) if len(terms) > 1 else terms[0]
+        return term if tangent is None else tangent + term

@@ -1,0 +1,98 @@
+"""Tangents carried as torch's dual tensors: for every model whose operations have forward-mode derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from feedalign.errors import CompiledModelError, ForwardModeError
+from feedalign.tangents.carrier import CallKey, Carrier
+from feedalign.transforms import inside_compiled, inside_transform
+
+# Torch numbers nested levels; it allows one.
+_LEVEL = 0
+
+
+class DualCarrier(Carrier):
+    """Joins tangents to the activations themselves.
+
+    Args:
+        model: The model.
+        why: Why tangents are not carried by hand.
+    """
+
+    def __init__(self, model: nn.Module, why: str) -> None:
+        self.model, self.why = model, why
+        self.is_running = False
+        self.replaced: list[tuple[dict[str, Any], str, nn.Parameter]] = []
+
+    def begin(self, directions: Mapping[str, Tensor]) -> None:
+        """See `Carrier`.
+
+        Args:
+            directions: See there.
+
+        Raises:
+            CompiledModelError: The model runs compiled, where torch loses tangents without a word.
+            ForwardModeError: The forward runs inside another forward-mode derivative or function transform.
+        """
+        self.end()
+        if torch.compiler.is_compiling() or inside_compiled():
+            raise CompiledModelError(
+                f"Tangents travel as dual tensors in this model, because {self.why}; compiled code loses them. Run it "
+                "without torch.compile, or use modules whose tangents are carried by hand (see handle.describe())."
+            )
+        if inside_transform() or forward_ad._current_level >= 0:
+            raise ForwardModeError(
+                f"Tangents travel as dual tensors in this model, because {self.why}; they cannot be used inside a "
+                "torch.func transform or another forward-mode derivative."
+            )
+        forward_ad.enter_dual_level()
+        self.is_running = True
+        for name, direction in directions.items():
+            owner, _, own = name.rpartition(".")
+            parameter = self.model.get_submodule(owner)._parameters[own]
+            assert parameter is not None
+            self._replace(parameter, forward_ad.make_dual(parameter.detach(), direction[0]))
+
+    def _replace(self, parameter: nn.Parameter, dual: Tensor) -> None:
+        """Put a dual tensor in the place of a parameter wherever it stands, as tied weights stand in two places."""
+        for module in self.model.modules():
+            held: dict[str, Any] = module._parameters
+            for own, found in list(held.items()):
+                if found is parameter:
+                    self.replaced.append((held, own, parameter))
+                    held[own] = dual
+
+    def end(self) -> None:
+        """See `Carrier`."""
+        for held, own, parameter in self.replaced:
+            held[own] = parameter
+        self.replaced = []
+        if self.is_running:
+            self.is_running = False
+            forward_ad.exit_dual_level(level=_LEVEL)
+
+    def arrive(self, call: CallKey, activation: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See `Carrier`."""
+        del call
+        return split(activation)
+
+    def leave(self, call: CallKey, activation: Tensor, tangent: Tensor | None) -> Tensor:
+        """See `Carrier`."""
+        del call
+        return activation if tangent is None else forward_ad.make_dual(activation, tangent)
+
+    def reach_output(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See `Carrier`."""
+        return split(output)
+
+
+def split(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return the value of a dual tensor and its tangent without a graph."""
+    value, tangent = forward_ad.unpack_dual(tensor)
+    return value, None if tangent is None else tangent.detach()

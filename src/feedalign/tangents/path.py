@@ -1,0 +1,172 @@
+"""Which module calls a tangent passes on its way to the output, read off the forward on the example inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+
+from feedalign.blocks import layer_of
+from feedalign.probe import Call, OutputSite, Probe
+from feedalign.pushforward import DROPOUTS, own_term_of, pushforward_of
+from feedalign.tangents.carrier import CallKey
+
+# Operations between modules that keep the order of all numbers: a tangent is reshaped as its value is.
+_ORDERED = ("View", "UnsafeView", "ReshapeAlias", "Unsqueeze", "Squeeze", "Alias")
+_VIEWS = {f"{op}Backward{n}" for op in _ORDERED for n in range(3)}
+
+
+@dataclass(frozen=True)
+class Path:
+    """The calls that a tangent passes, and where each takes it from.
+
+    Attributes:
+        sources: For each call, the call whose tangent comes in; None: none does.
+        at_output: The call whose tangent is the output's.
+        marks: Feedback points among them that are no modules with a derivative of their own, e.g. whole blocks.
+    """
+
+    sources: Mapping[CallKey, CallKey | None]
+    at_output: CallKey
+    marks: frozenset[CallKey]
+
+
+class UnknownPathError(Exception):
+    """Tangents cannot be carried by hand; the message says where."""
+
+
+def find_path(
+    model: nn.Module,
+    probe: Probe,
+    site: OutputSite,
+    cuts: Collection[CallKey],
+    perturbed: Collection[CallKey],
+    parameters: Collection[str],
+) -> Path | str:
+    """Follow tangents back from the output.
+
+    Args:
+        model: The model.
+        probe: Its forward on the example inputs.
+        site: Where the error is taken.
+        cuts: Calls at which the graph is cut.
+        perturbed: Those among them whose activations are perturbed.
+        parameters: Names of perturbed parameters; empty for rules that perturb activations.
+
+    Returns:
+        The path, or why there is none that can be followed by hand.
+    """
+    try:
+        return _Follower(model, probe, cuts, perturbed, parameters).follow(site)
+    except UnknownPathError as unknown:
+        return str(unknown)
+
+
+class _Follower:
+    def __init__(
+        self,
+        model: nn.Module,
+        probe: Probe,
+        cuts: Collection[CallKey],
+        perturbed: Collection[CallKey],
+        parameters: Collection[str],
+    ) -> None:
+        self.modules = dict(model.named_modules())
+        self.calls, self.cuts, self.perturbed, self.parameters = probe.calls, set(cuts), set(perturbed), set(parameters)
+        nodes = [call.node for call in self.calls if _key(call) in self.perturbed]
+        self.origins = {id(node) for node in nodes} | {i for i, n in probe.parameters.items() if n in self.parameters}
+        self.sources: dict[CallKey, CallKey | None] = {}
+        self.marks: set[CallKey] = set()
+
+    def follow(self, site: OutputSite) -> Path:
+        what = f"the output (at {site.module!r})" if site.module else "the model's output"
+        at_output = self._producer(site.node, None, len(self.calls) if site.before is False else site.order, what)
+        if at_output is None:
+            raise UnknownPathError(f"{what} does not depend on any trainable module")
+        waiting = [at_output]
+        while waiting:
+            position = waiting.pop()
+            call = self.calls[position]
+            if _key(call) not in self.sources:
+                source = self._source(call, position)
+                self.sources[_key(call)] = None if source is None else _key(self.calls[source])
+                waiting += [] if source is None else [source]
+        self._refuse_missing()
+        return Path(self.sources, _key(self.calls[at_output]), frozenset(self.marks))
+
+    def _source(self, call: Call, position: int) -> int | None:
+        """The call whose tangent comes into this one."""
+        module = self.modules[call.module]
+        if not self._is_known(module):
+            self.marks.add(_key(call))
+            return self._producer(call.node, call.output, position, f"{call.module!r}")
+        if self.parameters and self._perturbs(call.module) and own_term_of(module) is None:
+            raise UnknownPathError(f"no derivative by the parameters of {_name(call.module, module)} is known by hand")
+        if isinstance(module, DROPOUTS) and getattr(module, "inplace", False):
+            raise UnknownPathError(f"{_name(call.module, module)} works in place")
+        if len(call.inputs) != 1:
+            raise UnknownPathError(f"{_name(call.module, module)} takes several tensors or keywords")
+        source = self._producer(call.input_nodes[0], call.inputs[0], position, f"the input of {call.module!r}")
+        if source is not None and self._starts(module):
+            raise UnknownPathError(f"no derivative of {_name(call.module, module)} is known by hand")
+        return source
+
+    def _producer(self, node: Node | None, tensor: object, end: int, what: str) -> int | None:
+        """The last call before `end` that made a tensor; None for one that depends on nothing trainable."""
+        earlier = [i for i in range(end - 1, -1, -1) if self._carries(self.calls[i])]
+        if isinstance(tensor, Tensor):
+            # By identity first: an in-place module returns the tensor that it was given, with another node.
+            same = next((i for i in earlier if self.calls[i].output is tensor), None)
+            if same is not None:
+                return same if self.calls[same].node is not None else None
+        while node is not None:
+            made = next((i for i in earlier if self.calls[i].node is node), None)
+            if made is not None:
+                return made
+            if not self._is_perturbed(node):
+                return None
+            if node.name() not in _VIEWS:
+                raise UnknownPathError(f"{what} is made by an operation outside the modules ({node.name()})")
+            node = node.next_functions[0][0]
+        return None
+
+    def _is_perturbed(self, node: Node) -> bool:
+        """Whether a value depends on anything that is perturbed."""
+        waiting, seen = [node], {id(node): node}
+        while waiting:
+            at = waiting.pop()
+            if id(at) in self.origins or id(getattr(at, "variable", None)) in self.origins:
+                return True
+            children = [child for child, _ in at.next_functions if child is not None and id(child) not in seen]
+            seen |= {id(child): child for child in children}
+            waiting += children
+        return False
+
+    def _carries(self, call: Call) -> bool:
+        return _key(call) in self.cuts or self._is_known(self.modules[call.module])
+
+    def _is_known(self, module: nn.Module) -> bool:
+        return isinstance(module, DROPOUTS) or pushforward_of(module) is not None or self._starts(module)
+
+    def _starts(self, module: nn.Module) -> bool:
+        """Whether a tangent can start in a module that none can pass, as in an embedding."""
+        return bool(self.parameters) and pushforward_of(module) is None and own_term_of(module) is not None
+
+    def _perturbs(self, module: str) -> bool:
+        return any(layer_of(name) == module for name in self.parameters)
+
+    def _refuse_missing(self) -> None:
+        lost = [module for module, index in self.perturbed if (module, index) not in self.sources]
+        lost += [layer_of(name) for name in self.parameters if layer_of(name) not in {m for m, _ in self.sources}]
+        if lost:
+            raise UnknownPathError(f"{_name(lost[0], self.modules[lost[0]])} is not on a chain of known modules")
+
+
+def _key(call: Call) -> CallKey:
+    return call.module, call.index
+
+
+def _name(name: str, module: nn.Module) -> str:
+    return f"{name!r} ({type(module).__name__})"

@@ -1,0 +1,119 @@
+"""When a trial has diverged, and the sentence that says where."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from feedalign.errors import ErrorFormError
+from feedalign_lab.errors import DivergedError
+from feedalign_lab.learner import Learner
+
+_BLOWN_UP = 2.0
+# Where a sigmoid's slope is below this, PyTorch's binary cross-entropy no longer passes the whole error on.
+_SATURATED_SLOPE = 1e-12
+
+
+def checked_step(learner: Learner, rule: str, x: Tensor, y: Tensor, when: str) -> float:
+    """One update that stops the trial at an output or a loss that is not finite.
+
+    Args:
+        learner: The learner; it takes a step.
+        rule: Name of its rule, for the sentence.
+        x: Inputs [N, ...].
+        y: Targets as the loss takes them.
+        when: Where in the training this is, for the sentence.
+
+    Returns:
+        The loss before the step.
+
+    Raises:
+        DivergedError: Something is not finite, or the rule can no longer read targets from the error.
+    """
+    output = learner.model(x)
+    # Looked at before the loss, because binary cross-entropy fails on nan instead of passing it on.
+    if not math.isfinite(float(output.detach().sum())):
+        if not bool(torch.isfinite(x).all()):
+            raise DivergedError(f"{rule}: the inputs of {when} hold numbers that are not finite.")
+        raise diverged(learner, rule, "the output", when)
+    loss = learner.loss_function(output, y)
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise diverged(learner, rule, f"the loss ({value})", when)
+    try:
+        learner.update(loss)
+    except ErrorFormError as error:
+        if not _is_saturated(learner, output.detach()):
+            raise
+        raise DivergedError(
+            f"{rule}: the outputs are saturated at {when}, so that the targets can no longer be read from the error; "
+            f"{_advice(learner)}."
+        ) from error
+    return value
+
+
+def _is_saturated(learner: Learner, output: Tensor) -> bool:
+    """Whether the loss no longer passes the whole error on: binary cross-entropy behind a sigmoid with no slope."""
+    is_sigmoid = learner.loss_function is functional.binary_cross_entropy
+    return is_sigmoid and bool((output * (1 - output) < _SATURATED_SLOPE).any())
+
+
+def check_the_end(learner: Learner, rule: str, untrained_loss: float, last_loss: float) -> None:
+    """Refuse to call a trial finished whose loss blew up without ceasing to be finite.
+
+    Args:
+        learner: The learner after its last step.
+        rule: Name of its rule, for the sentence.
+        untrained_loss: Loss before the first step.
+        last_loss: Mean training loss of the last epoch.
+
+    Raises:
+        DivergedError: The loss is far above that of the start, or no lower while every gradient is zero.
+    """
+    against = f"against {untrained_loss:.3g} of the untrained network; {_advice(learner)}."
+    if last_loss > _BLOWN_UP * untrained_loss:
+        raise DivergedError(f"{rule}: the training loss of the last epoch is {last_loss:.3g}, {against}")
+    gradients = [parameter.grad for parameter in learner.model.parameters() if parameter.grad is not None]
+    if last_loss >= untrained_loss and not any(bool(gradient.any()) for gradient in gradients):
+        raise DivergedError(f"{rule}: every gradient is zero at a training loss of {last_loss:.3g}, {against}")
+
+
+def _advice(learner: Learner) -> str:
+    """What to try."""
+    return f"try a learning rate below {learner.optimizer.defaults['lr']:g}"
+
+
+def first_non_finite(model: nn.Module) -> str | None:
+    """The first parameter, in the order of the layers, that holds a number that is not finite.
+
+    Args:
+        model: The network, with the gradients of its last step.
+
+    Returns:
+        The parameter's name, with "gradient of" before it if only its gradient is affected; None if all is
+        finite.
+    """
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            return name
+        if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
+            return f"the gradient of {name}"
+    return None
+
+
+def diverged(learner: Learner, rule: str, what: str, when: str) -> DivergedError:
+    """The error that names the step, the first layer affected and the rule.
+
+    Args:
+        learner: The learner.
+        rule: Name of its rule.
+        what: What is not finite.
+        when: Where in the training this is.
+
+    Returns:
+        The error, to be raised.
+    """
+    where = first_non_finite(learner.model)
+    origin = f"first in {where}" if where else "though every parameter still is"
+    return DivergedError(f"{rule}: {what} is no longer finite at {when}, {origin}; {_advice(learner)}.")

@@ -1,0 +1,1 @@
+"""The settings of each paper, a module per paper or pair of papers, as printed there."""

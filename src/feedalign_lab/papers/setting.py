@@ -1,0 +1,49 @@
+"""What a setting consists of."""
+
+from dataclasses import dataclass
+
+from feedalign_lab.data.dataset import Inputs
+from feedalign_lab.models import WeightInit
+
+UNTUNED = "ours, untuned"
+
+
+@dataclass(frozen=True)
+class RunSetting:
+    """What a network is trained with, whatever the rule.
+
+    Attributes:
+        batch_size: Examples per step.
+        epochs: Passes over the training data; enough for a first look, the papers' own runs are longer.
+        lr_decay: What the learning rate is multiplied with after each epoch.
+        inputs: How the inputs are scaled.
+        source: Where batch size, decay and scaling come from, in words.
+    """
+
+    batch_size: int
+    epochs: int
+    lr_decay: float
+    inputs: Inputs
+    source: str
+
+
+@dataclass(frozen=True)
+class RuleSetting:
+    """What a rule is trained with.
+
+    Attributes:
+        learning_rate: Step size of Adam at the start.
+        weight_init: How the forward weights start.
+        source: Where the rates and decays come from, in words.
+        feedback_learning_rate: Step size of Adam for learned feedback, the same in all epochs; None where the rule
+            learns none.
+        weight_decay: Adam's `weight_decay` (added to the gradient) for the forward weights.
+        feedback_decay: The same for learned feedback.
+    """
+
+    learning_rate: float
+    weight_init: WeightInit
+    source: str
+    feedback_learning_rate: float | None = None
+    weight_decay: float = 0.0
+    feedback_decay: float = 0.0

@@ -1,0 +1,111 @@
+"""What to compare: everything that a run is asked for, checked before anything is loaded."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from feedalign_lab.choices import Case
+from feedalign_lab.data.dataset import Inputs
+from feedalign_lab.errors import SettingError
+from feedalign_lab.learner import LearnerSpec
+from feedalign_lab.papers.setting import RuleSetting
+from feedalign_lab.settings import rule_setting
+from feedalign_lab.training import Schedule
+
+BASELINE = "backprop"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to compare.
+
+    Attributes:
+        data: Name of the data set.
+        network: Name of the network.
+        rules: Names of the rules.
+        trials: Runs per rule, at least 1; they differ in weights, feedback and order of the data.
+        schedule: Epochs, batch size, augmentation and decay of the learning rate.
+        inputs: How the inputs are scaled: "own", as is usual for the data set, or "symmetric", to [-1, 1].
+        schedule_source: Where batch size, decay and scaling come from, in words.
+        learning_rate: Step size for every rule; None takes each rule's own from the settings.
+        feedback_learning_rate: Step size of learned feedback; None takes each rule's own.
+        dropout: Probability of dropping at the input of every fully connected layer.
+        seed: Seed of everything, not negative.
+        transfer_epochs: Passes over the training data in which backprop trains the whole network of each trial, before
+            its convolutions are frozen and every rule trains a fresh classifier on them; None: every rule trains the
+            whole network.
+        left_out: Rules that were asked for among all the others and cannot learn this, with the reason.
+    """
+
+    data: str
+    network: str
+    rules: tuple[str, ...]
+    trials: int
+    schedule: Schedule
+    inputs: Inputs = "own"
+    schedule_source: str = "given for this run"
+    learning_rate: float | None = None
+    feedback_learning_rate: float | None = None
+    dropout: float = 0.0
+    seed: int = 0
+    transfer_epochs: int | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        if self.trials < 1:
+            raise SettingError(f"The number of trials must be at least 1, not {self.trials}.")
+        if self.seed < 0:
+            raise SettingError(f"The seed must not be negative, but is {self.seed}.")
+        _refuse_rate("learning rate", self.learning_rate)
+        _refuse_rate("feedback's learning rate", self.feedback_learning_rate)
+        if self.transfer_epochs is not None and self.transfer_epochs < 1:
+            raise SettingError(f"The number of epochs before the transfer must be at least 1: {self.transfer_epochs}.")
+        # Refuses a network without convolutions to transfer.
+        Case.named(self.data, self.network, is_transfer=self.transfer_epochs is not None)
+
+    def setting(self, rule: str) -> RuleSetting:
+        """Rates, decays and start of the weights for one rule."""
+        setting = rule_setting(self.data, self.network, rule)
+        if self.learning_rate is not None:
+            setting = replace(setting, learning_rate=self.learning_rate, source="given for this run")
+        if self.feedback_learning_rate is not None and setting.feedback_learning_rate is not None:
+            given = "feedback's rate given for this run"
+            source = setting.source if self.learning_rate is not None else f"{setting.source}; {given}"
+            setting = replace(setting, feedback_learning_rate=self.feedback_learning_rate, source=source)
+        return setting
+
+    def spec(self, rule: str, trial: int) -> LearnerSpec:
+        """What one trial of one rule starts from."""
+        return self._spec(rule, trial, self.setting(rule))
+
+    def transfer_spec(self, trial: int) -> LearnerSpec:
+        """What the backprop that trains a trial's convolutions starts from, at the rate of its own setting."""
+        return self._spec(BASELINE, trial, rule_setting(self.data, self.network, BASELINE))
+
+    def transfer_schedule(self) -> Schedule:
+        """How the convolutions are trained: as everything is, for a number of epochs of its own."""
+        return replace(self.schedule, epochs=self.transfer_epochs or self.schedule.epochs)
+
+    def num_epochs(self) -> int:
+        """Epochs of all trials of all rules, and of the convolutions that are transferred."""
+        return self.trials * (len(self.rules) * self.schedule.epochs + (self.transfer_epochs or 0))
+
+    def _spec(self, rule: str, trial: int, setting: RuleSetting) -> LearnerSpec:
+        return LearnerSpec(
+            rule=rule,
+            network=self.network,
+            learning_rate=setting.learning_rate,
+            weight_init=setting.weight_init,
+            feedback_learning_rate=setting.feedback_learning_rate,
+            weight_decay=setting.weight_decay,
+            feedback_decay=setting.feedback_decay,
+            dropout=self.dropout,
+            seed=self.seed,
+            trial=trial,
+        )
+
+
+def _refuse_rate(what: str, rate: float | None) -> None:
+    """Refuse a rate that no step can be taken at."""
+    if rate is not None and not 0 < rate < float("inf"):
+        raise SettingError(f"The {what} must be above 0 and finite, not {rate}.")
