@@ -21,15 +21,30 @@ from torch import nn
 import feedalign as fa
 from benchmarks.contestants import (
     Case,
+    ConvCase,
     Step,
     activation_memory,
+    adam,
     attached,
     backprop,
     by_hand,
     downstream_products,
+    step_memory,
+    tangent_products,
 )
 
 CASES = (Case("784-2048x4-10, batch 256", 2048, 4, 256), Case("784-1024x16-10, batch 128", 1024, 16, 128))
+CONVOLUTIONAL = ConvCase("15C5-P2-40C5-P2-128-10 on 3x32x32, batch 64", 64)
+LEARNED: dict[str, fa.Rule] = {
+    "dfa": fa.DFA(),
+    "dkp": fa.DKP(),
+    "fdfa": fa.FDFA(),
+    "fdfa, ema": fa.FDFA(update="ema"),
+    "fg-a": fa.ActivityPerturbed(),
+    "lg-fg-a": fa.LocalGreedy(),
+    "fg-w": fa.WeightPerturbed(),
+    "fg-w, rademacher": fa.WeightPerturbed(distribution="rademacher"),
+}
 RECORD = Path(__file__).parent.parent / "docs" / "records" / "bench.json"
 
 
@@ -53,6 +68,7 @@ def main() -> int:
     activation = nn.Tanh if args.activation == "tanh" else nn.ReLU
     record["step_time"] = [timed(case, activation, args.rounds) for case in CASES]
     record["activation_memory"] = memory()
+    record["learned"] = [learned(case, args.rounds) for case in (CASES[0], CONVOLUTIONAL)]
     show(record)
     if not args.untested:
         args.record.parent.mkdir(parents=True, exist_ok=True)
@@ -103,6 +119,29 @@ def timed(case: Case, activation: type[nn.Module], rounds: int) -> dict[str, Any
     }
 
 
+def learned(case: Case | ConvCase, rounds: int) -> dict[str, Any]:
+    """Time rules with learned feedback and forward gradients, with fused Adam, and take their peak memory."""
+    steps: dict[str, Step] = {"backprop": backprop(case, nn.ReLU, adam)}
+    steps |= {name: attached(case, nn.ReLU, rule, adam) for name, rule in LEARNED.items()}
+    if isinstance(case, Case):
+        steps |= {"downstream products": downstream_products(case), "tangent products": tangent_products(case)}
+    seconds = interleave(steps, rounds)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    base = medians["backprop"]
+    saved, added = medians.get("downstream products"), medians.get("tangent products")
+    memory = {name: step_memory(case, rule) for name, rule in [("backprop", None), *LEARNED.items()]}
+    return {
+        "case": case.name,
+        "backprop_ms": 1000 * base,
+        "ratio": {name: medians[name] / base for name in ["backprop", *LEARNED]},
+        "quartiles": {
+            n: [q / base for q in statistics.quantiles(seconds[n], n=4)[::2]] for n in ["backprop", *LEARNED]
+        },
+        "bound": None if saved is None or added is None else 1 + (added - saved) / base,
+        "memory": {name: size / memory["backprop"] for name, size in memory.items()},
+    }
+
+
 def interleave(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
     """Run every contestant once a round, shuffled each round, so that none has a place or a predecessor of its own."""
     names = list(steps)
@@ -137,6 +176,14 @@ def show(record: dict[str, Any]) -> None:
             low, high = row["quartiles"][name]
             print(f"  {name:20} {ratio:.3f}   quartiles {low:.3f} .. {high:.3f}")
         print(f"  dfa over dfa by hand {row['dfa_over_by_hand']:.3f}")
+    for row in record["learned"]:
+        bound = "" if row["bound"] is None else f", bound of fdfa and fg-a {row['bound']:.2f}"
+        print(f"\n{row['case']}, relu, fused Adam: backprop {row['backprop_ms']:.1f} ms{bound}")
+        for name, ratio in row["ratio"].items():
+            low, high = row["quartiles"][name]
+            print(
+                f"  {name:20} {ratio:.3f}   quartiles {low:.3f} .. {high:.3f}   peak memory {row['memory'][name]:.2f}"
+            )
     print("\npeak activation memory, MiB (width 1024, batch 1024)")
     for name, levels in record["activation_memory"].items():
         print(f"  {name:20} " + "   ".join(f"{depth} layers {size / 2**20:.1f}" for depth, size in levels.items()))

@@ -1,9 +1,10 @@
-"""What is timed: one training step of a tanh MLP, by backprop, by hand, and by attached rules."""
+"""What is timed: one training step of a network, by backprop, by hand, and by attached rules."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,42 @@ import feedalign as fa
 Step = Callable[[], None]
 
 
+class Timed(Protocol):
+    """A network and a batch."""
+
+    def model(self, activation: type[nn.Module]) -> nn.Sequential:
+        """Return a fresh network, the same at every call."""
+        ...
+
+    def data(self) -> tuple[Tensor, Tensor]:
+        """Return one batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class ConvCase:
+    """The CNN 15C5-P2-40C5-P2-128-10 on images of the size of CIFAR-10's."""
+
+    name: str
+    batch: int
+
+    def model(self, activation: type[nn.Module]) -> nn.Sequential:
+        """Return a fresh network, the same at every call."""
+        torch.manual_seed(0)
+        first = [nn.Conv2d(3, 15, 5), activation(), nn.MaxPool2d(2)]
+        second = [nn.Conv2d(15, 40, 5), activation(), nn.MaxPool2d(2)]
+        return nn.Sequential(*first, *second, nn.Flatten(), nn.Linear(1000, 128), activation(), nn.Linear(128, 10))
+
+    def data(self) -> tuple[Tensor, Tensor]:
+        """Return one batch."""
+        generator = torch.Generator().manual_seed(1)
+        x = torch.randn(self.batch, 3, 32, 32, generator=generator)
+        return x, torch.randint(10, (self.batch,), generator=generator)
+
+
 @dataclass(frozen=True)
 class Case:
-    """A network and a batch."""
+    """Fully connected layers and a batch."""
 
     name: str
     width: int
@@ -40,22 +74,42 @@ class Case:
         return x, torch.randint(self.outputs, (self.batch,), generator=generator)
 
 
-def backprop(case: Case, activation: type[nn.Module]) -> Step:
+def sgd(model: nn.Module) -> torch.optim.Optimizer:
+    """Return the cheapest optimizer there is."""
+    return torch.optim.SGD(model.parameters(), lr=1e-3)
+
+
+def adam(model: nn.Module) -> torch.optim.Optimizer:
+    """Return Adam as one kernel per tensor; its plain loop costs up to a third of a step."""
+    return torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
+
+
+Optimizing = Callable[[nn.Module], torch.optim.Optimizer]
+
+
+def backprop(case: Timed, activation: type[nn.Module], optimizing: Optimizing = sgd) -> Step:
     """Plain torch, no rule attached."""
-    return _loop(case, case.model(activation))
+    return _loop(case, case.model(activation), optimizing)
 
 
-def attached(case: Case, activation: type[nn.Module], rule: fa.Rule, *, streaming: bool = False) -> Step:
+def attached(
+    case: Timed,
+    activation: type[nn.Module],
+    rule: fa.Rule,
+    optimizing: Optimizing = sgd,
+    *,
+    streaming: bool = False,
+) -> Step:
     """The same loop with a rule attached."""
     model = case.model(activation)
     x, y = case.data()
     handle = fa.attach(model, rule, example_inputs=x)
-    return _loop(case, model, (lambda: handle.targets(y)) if streaming else None)
+    return _loop(case, model, optimizing, (lambda: handle.targets(y)) if streaming else None)
 
 
-def _loop(case: Case, model: nn.Module, before: Step | None = None) -> Step:
+def _loop(case: Timed, model: nn.Module, optimizing: Optimizing, before: Step | None = None) -> Step:
     x, y = case.data()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    optimizer = optimizing(model)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -108,6 +162,35 @@ def downstream_products(case: Case) -> Step:
             delta @ weight
 
     return step
+
+
+def tangent_products(case: Case) -> Step:
+    """The products `D @ W` that carry a tangent from the first hidden layer to the output: what FDFA adds."""
+    hidden = [torch.randn(case.width, case.width) for _ in range(case.depth - 1)]
+    last = torch.randn(case.outputs, case.width)
+    tangent = torch.randn(case.batch, case.width)
+
+    def step() -> None:
+        for weight in hidden:
+            nn.functional.linear(tangent, weight)
+        nn.functional.linear(tangent, last)
+
+    return step
+
+
+def step_memory(case: Timed, rule: fa.Rule | None) -> int:
+    """Peak bytes that one forward and backward hold above parameters and gradients."""
+    model = case.model(nn.ReLU)
+    x, y = case.data()
+    if rule is not None:
+        fa.attach(model, rule, example_inputs=x)
+
+    def step() -> None:
+        nn.functional.cross_entropy(model(x), y).backward()
+
+    # The first step makes the gradients, which stay; the second shows what a step needs beside them.
+    step()
+    return fa.measure.peak_memory(step)
 
 
 def activation_memory(depth: int, *, streaming: bool) -> int:

@@ -104,6 +104,29 @@ class Problem:
         }
 
 
+class MeanOverTokens(nn.Module):
+    """fc1 and act1 at every token, the mean over tokens, and an output for the sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        problem = Problem(widths=(5, 7, 4))
+        self.fc1, self.act1, self.fc2 = problem.model()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act1(self.fc1(x)).mean(1))
+
+
+class TimesOne(nn.Module):
+    """A model behind which an operation outside of all modules leaves tangents to dual tensors."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 1.0 * self.body(x)
+
+
 def pixelwise(problem: Problem) -> nn.Sequential:
     """The problem's network with one hidden layer at every pixel of an image, as 1 x 1 convolutions `0` and `2`."""
     num_inputs, num_hidden, num_outputs = problem.widths
@@ -117,6 +140,7 @@ def pixelwise(problem: Problem) -> nn.Sequential:
 def by_hand(model: nn.Module, nonlinearity: str) -> Perceptron:
     """The same network as the equations have it."""
     parameters = {name: p.detach().double() for name, p in model.named_parameters() if name.startswith("fc")}
+    parameters = {name: p for name, p in parameters.items() if "feedalign" not in name}
     weights = [p for name, p in parameters.items() if name.endswith("weight")]
     biases = [p for name, p in parameters.items() if name.endswith("bias")]
     return Perceptron(weights, biases, nonlinearity)

@@ -24,11 +24,13 @@ class Plan:
         receivers: In the order of the taps.
         error_axis: Where the features of the output are.
         at_output: Who makes what the output layer receives; None: it receives the error itself.
+        num_perturbations: K.
     """
 
     receivers: tuple[Receiver, ...]
     error_axis: FeatureAxis
     at_output: Receiver | None = None
+    num_perturbations: int = 1
     num_backwards: int = field(default=0, compare=False)
 
     @property
@@ -129,7 +131,7 @@ class Broadcast(torch.autograd.Function):
         """Return the error to the output, a gradient to learned feedback and a teaching signal to each tap."""
         plan: Plan = ctx.plan
         output, tangent, *rest = ctx.saved_tensors
-        arrival = Arrival(error, output, tangent, plan.error_axis)
+        arrival = Arrival(error, output, tangent, plan.num_perturbations, plan.error_axis)
         plan.check(arrival.features(), arrival.seen())
         taps, at_output = _taps(ctx, rest, error)
         signals: list[Tensor | None] = []

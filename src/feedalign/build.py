@@ -29,6 +29,7 @@ from feedalign.rules.local_greedy import LocalGreedy
 from feedalign.store import CHILD_NAME, FeedbackStore, key_of
 from feedalign.supply import Source, supply
 from feedalign.transforms import forget_compiled_code
+from feedalign.untrained import FeedbackWatch
 
 
 def build(plan: Blueprint, source: Source, draws: Generator) -> Handle:
@@ -66,8 +67,9 @@ def build(plan: Blueprint, source: Source, draws: Generator) -> Handle:
     perturber = perturber_for(plan, store)
     error_axis = error_axis_of(plan.site.signature)
     can_stream = _can_stream(plan)
+    watch = FeedbackWatch(plan.model, store, plan.output_block.direct)
     circuit = Circuit(
-        plan.model, store, sites, frozenset(silent), list(plan.gated), can_stream, weights, perturber, error_axis
+        plan.model, store, sites, frozenset(silent), list(plan.gated), can_stream, weights, perturber, error_axis, watch
     )
     description, fires = report(plan, placements, store, keys, source, perturber)
     host = _host(plan)

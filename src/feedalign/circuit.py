@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from feedalign.broadcast import Delivery, broadcast
 from feedalign.delivery import Site, held_by, plan_for, streams, to_points
 from feedalign.errors import (
+    CheckpointingError,
     OutsideForwardError,
     PointNotFiredError,
     UntaughtLayerError,
@@ -39,6 +40,7 @@ class Circuit:
         weights: Receivers of rules that send parameters something of their own.
         perturber: Perturbs the forward; None for rules without perturbations.
         error_axis: Where the features of the output are.
+        watch: Looks after the optimizer.
     """
 
     def __init__(
@@ -52,15 +54,17 @@ class Circuit:
         weights: Sequence[WeightReceiver],
         perturber: Perturber | None,
         error_axis: FeatureAxis,
+        watch: FeedbackWatch,
     ) -> None:
         self.model, self.store = model, store
         self.sites, self.silent, self.gated = tuple(sites), silent, tuple(gated)
         self.by_call = {(site.module, site.index): site for site in sites}
         self.can_stream = can_stream
         self.frozen = frozenset(name for name, p in model.named_parameters() if not p.requires_grad)
-        self.weights, self.perturber, self.watch = tuple(weights), perturber, FeedbackWatch(model, store)
-        self.plan = plan_for(sites, weights, error_axis)
-        self.plan_beside_stream = plan_for([s for s in sites if not streams(s)], weights, error_axis)
+        self.weights, self.perturber, self.watch = tuple(weights), perturber, watch
+        num = 1 if perturber is None else perturber.num_perturbations
+        self.plan = plan_for(sites, weights, error_axis, num)
+        self.plan_beside_stream = plan_for([s for s in sites if not streams(s)], weights, error_axis, num)
         self.stream: Stream | None = None
         self.enabled = True
         self.fired: tuple[str, ...] | None = None
@@ -109,6 +113,7 @@ class Circuit:
         self._forget()
         if not torch.compiler.is_compiling():
             self._refuse_thawed()
+            self._refuse_recomputation()
             self.watch.look()
         self.is_open = True
         self.store.step()
@@ -126,6 +131,13 @@ class Circuit:
                     f"{name} was frozen when the rule was attached and is trainable now; remove the rule and "
                     "attach it again, so that a feedback point teaches it."
                 )
+
+    def _refuse_recomputation(self) -> None:
+        if self.store.has_clock and inside_backward():
+            raise CheckpointingError(
+                "Activation checkpointing runs the whole forward again in the backward, and the rule draws anew at "
+                "every forward, so that it would learn from another draw. Checkpoint parts of the model, or nothing."
+            )
 
     def count(self, module: str) -> int:
         """Note that a module fired; return how often it had before in this forward."""

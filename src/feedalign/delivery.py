@@ -17,6 +17,7 @@ from feedalign.rules.base import DirectRule, Rule
 from feedalign.rules.fdfa import FDFA
 from feedalign.store import FeedbackStore
 from feedalign.tangents import CallKey
+from feedalign.transforms import mean_over_ranks
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,14 @@ def streams(site: Site) -> bool:
     return isinstance(site.rule, DirectRule) and site.rule.streams
 
 
-def plan_for(sites: Sequence[Site], weights: Sequence[Receiver], error_axis: FeatureAxis) -> Plan:
+def plan_for(
+    sites: Sequence[Site], weights: Sequence[Receiver], error_axis: FeatureAxis, num_perturbations: int
+) -> Plan:
     """Lay out what the broadcast node delivers to the given sites and parameters."""
     receivers = [site.receiver for site in sites if site.receiver is not None]
     perturbed = [s.rule for s in sites if isinstance(s.rule, ActivityPerturbed) and s.rule.output == "perturbed"]
     at_output = SlopeReceiver("output", perturbed[0]) if perturbed else None
-    return Plan((*receivers, *weights), error_axis, at_output)
+    return Plan((*receivers, *weights), error_axis, at_output, num_perturbations)
 
 
 def held_by(store: FeedbackStore, site: Site) -> tuple[Tensor, ...]:
@@ -121,6 +124,6 @@ def _averaged(
     """Move the average on in the store; return the matrix that makes this step's signals."""
     if not learns:
         return held
-    new = rule.averaged(held[0], estimate.to(held[0].dtype))
+    new = rule.averaged(held[0], mean_over_ranks(estimate.to(held[0].dtype)))
     store.replace(key, new)
     return (new,) if rule.projects == "new" else held

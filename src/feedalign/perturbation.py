@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -13,6 +16,8 @@ from feedalign.feedback import counter_uniform
 _MASK = (1 << 64) - 1
 # The bit pattern of 1.0 in single precision, and its sign bit.
 _ONE, _SIGN = 0x3F800000, -0x80000000
+# Numbers that one generator draws.
+_BLOCK = 2**17
 
 
 def mixed(*numbers: int) -> int:
@@ -39,10 +44,10 @@ def _perturbation(like: Tensor, num: int, clock: Tensor, stream: int, signs: boo
     if like.device.type != "cpu":
         return _drawn_on_device(shape, like, clock, stream, signs)
     seed, counter = clock.tolist()
-    generator = Generator().manual_seed(mixed(seed, counter, stream, _rank()))
+    key = mixed(seed, counter, stream, _rank())
     if signs:
-        return _signs(shape, generator).to(like.dtype)
-    return torch.empty(shape, dtype=like.dtype).normal_(generator=generator)
+        return _signs(shape, Generator().manual_seed(key)).to(like.dtype)
+    return _normal(shape, like.dtype, key)
 
 
 @_perturbation.register_fake
@@ -82,6 +87,30 @@ def perturbation(like: Tensor, num: int, clock: Tensor, stream: int, distributio
     return drawn
 
 
+def _normal(shape: tuple[int, ...], dtype: torch.dtype, key: int) -> Tensor:
+    """Blocks of a fixed size with a generator each, so that the numbers do not depend on how many threads fill them."""
+    drawn = torch.empty(shape, dtype=dtype)
+    blocks = drawn.view(-1).split(_BLOCK)
+
+    def fill(number: int) -> None:
+        blocks[number].normal_(generator=Generator().manual_seed(mixed(key, number)))
+
+    # Torch fills a tensor in one thread whatever its size; threads of ours pay from a few blocks on.
+    if len(blocks) < 2 or torch.get_num_threads() == 1:
+        for number in range(len(blocks)):
+            fill(number)
+    else:
+        list(_threads(os.getpid(), torch.get_num_threads()).map(fill, range(len(blocks))))
+    return drawn
+
+
+@functools.lru_cache(maxsize=1)
+def _threads(process: int, num: int) -> ThreadPoolExecutor:
+    """Threads of this process; those of a parent do not live on in a fork."""
+    del process
+    return ThreadPoolExecutor(num, thread_name_prefix="feedalign")
+
+
 def _signs(shape: tuple[int, ...], generator: Generator) -> Tensor:
     """-1 and 1 from the bits of random words: 30 times as fast as one draw for each."""
     size = math.prod(shape)
@@ -92,7 +121,8 @@ def _signs(shape: tuple[int, ...], generator: Generator) -> Tensor:
 
 def _drawn_on_device(shape: tuple[int, ...], like: Tensor, clock: Tensor, stream: int, signs: bool) -> Tensor:
     """Counter-based numbers: the clock is read on the device."""
-    seed, place = clock[0], (clock[1] * 8192 + 2 * stream) ^ (mixed(_rank()) % 2**30 << 32)
+    # Place and rank go into the seed, so that no place draws at one forward what another did at the one before.
+    seed, place = clock[0] ^ (mixed(stream, _rank()) >> 2), 2 * clock[1]
     size = (math.prod(shape),)
     first = counter_uniform(size, seed, place)
     if signs:

@@ -8,14 +8,13 @@ from feedalign.errors import AttachError
 from feedalign.handle import Removable
 from feedalign.perturber import Perturber
 from feedalign.probe import training
-from feedalign.pushforward import DROPOUTS
 from feedalign.rules.activity_perturbed import ActivityPerturbed
 from feedalign.rules.base import Perturbing, WeightRule
 from feedalign.rules.local_greedy import LocalGreedy
 from feedalign.rules.weight_perturbed import WeightPerturbed
 from feedalign.store import FeedbackStore
 from feedalign.tangents import CallKey, Carrier, DualCarrier, HandCarrier, find_path
-from feedalign.tangents.by_hand import CarryHook
+from feedalign.tangents.by_hand import hook_for
 
 
 def perturber_for(plan: Blueprint, store: FeedbackStore) -> Perturber | None:
@@ -112,8 +111,5 @@ def carry_hooks(plan: Blueprint, perturber: Perturber | None) -> list[Removable]
         module = plan.model.get_submodule(name)
         # By identity: tied weights stand under another module's name.
         own = {names[id(p)]: local for local, p in module.named_parameters(recurse=False) if id(p) in names}
-        hook = CarryHook(carrier, name, own)
-        hooks.append(module.register_forward_hook(hook.leave))
-        if isinstance(module, DROPOUTS):
-            hooks.append(module.register_forward_pre_hook(hook.enter))
+        hooks += hook_for(carrier, name, module, own).set_on(module)
     return hooks

@@ -90,8 +90,9 @@ class Placement:
             return tensor.reshape(tensor.shape[0], self.num_features)
         positions_last = tensor.movedim(1, -1) if self.axis == "second" else tensor
         if self.layout == "repeated":
-            return positions_last.reshape(tensor.shape[0], -1, self.num_features).sum(1)
-        return positions_last.reshape(-1, self.num_features)
+            middle = math.prod(positions_last.shape[1:-1])
+            return positions_last.reshape(tensor.shape[0], middle, self.num_features).sum(1)
+        return positions_last.reshape(tensor.numel() // self.num_features, self.num_features)
 
     def num_repeats(self, shape: tuple[int, ...]) -> int:
         """Over how many positions of an activation of the given shape the error is repeated."""

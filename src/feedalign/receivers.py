@@ -30,12 +30,14 @@ class Arrival:
         error: dL/dy, of the output's shape.
         output: y; None where no rule reads it.
         tangent: Tangent of y, `[K * N, ...]`; None without perturbations.
+        num_perturbations: K.
         error_axis: Where the features of all three are.
     """
 
     error: Tensor
     output: Tensor | None
     tangent: Tensor | None
+    num_perturbations: int
     error_axis: FeatureAxis
     _made: dict[object, Tensor] = field(default_factory=dict)
 
@@ -57,7 +59,7 @@ class Arrival:
         """Directional derivative of the loss for each perturbation and sample, `[K, N]`."""
         assert self.tangent is not None
         tangent = self.tangent
-        return self.once("slopes", lambda: slope_per_sample(self.error, tangent))
+        return self.once("slopes", lambda: slope_per_sample(self.error, tangent, self.num_perturbations))
 
 
 @dataclass(frozen=True)
@@ -253,7 +255,9 @@ class HeadReceiver(Receiver):
         weight, perturbation = tap.held[0], tap.kept[0]
         error = self._error(arrival, tap)
         tangent = self._rows(perturbation.to(weight.dtype)) @ weight.T
-        slopes = slope_per_sample(error.reshape(tap.shape[0], -1), tangent.reshape(perturbation.shape[0], -1))
+        # One row per sample: a head at every position has one error for each.
+        of_samples = error.reshape(tap.shape[0], error.numel() // max(tap.shape[0], 1))
+        slopes = slope_per_sample(of_samples, tangent, arrival.num_perturbations)
         return self.rule.teach(slopes, perturbation).to(tap.dtype).reshape(tap.shape)
 
     def feedback_gradients(self, arrival: Arrival, tap: Tap) -> Tensors:

@@ -31,7 +31,7 @@ def rehearse(handle: Handle, example_inputs: Inputs) -> None:
         try:
             with left_as_found(model), torch.enable_grad(), training(model):
                 functional_call(model, buffers, args, dict(kwargs))
-        except FeedalignError:
+        except (FeedalignError, Warning):
             handle.remove()
             raise
         except Exception as error:

@@ -15,6 +15,8 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from feedalign.errors import CheckpointingError
 
+_dynamo = torch._C._dynamo.eval_frame
+
 
 def inside_transform() -> bool:
     """Whether a `torch.func` transform (vmap, grad, ...) is running: values cannot be looked at."""
@@ -28,11 +30,17 @@ def forget_compiled_code() -> None:
 
 
 def inside_compiled() -> bool:
-    """Whether eager code runs inside a call that torch.compile covers, having fallen back from it."""
-    frames = sys.modules.get("torch._dynamo.eval_frame")
-    if frames is None:
-        return False
-    callback = torch._C._dynamo.eval_frame.get_eval_frame_callback()
+    """Whether code is being compiled, or runs eagerly inside a call that torch.compile covers, fallen back from it."""
+    if torch.compiler.is_compiling():
+        return True
+    # Dynamo is told to let the question run as it is: it would warn that it cannot trace it.
+    leave_alone = _dynamo._FrameExecStrategy(_dynamo._FrameAction.SKIP, _dynamo._FrameAction.DEFAULT)
+    _dynamo.set_code_exec_strategy(_is_dynamo_listening.__code__, leave_alone)
+    return _is_dynamo_listening()
+
+
+def _is_dynamo_listening() -> bool:
+    callback = _dynamo.get_eval_frame_callback()
     return callback is not None and callback is not False
 
 
@@ -70,6 +78,16 @@ def refuse_reentrant_checkpointing(module: str) -> None:
                 "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)."
             )
         frame = frame.f_back
+
+
+def mean_over_ranks(tensor: Tensor) -> Tensor:
+    """Return a tensor's mean over the ranks of a running DistributedDataParallel forward; outside of one, itself."""
+    if torch.compiler.is_compiling() or not inside_distributed():
+        return tensor
+    group = DistributedDataParallel._get_active_ddp_module().process_group
+    total = tensor.clone()
+    torch.distributed.all_reduce(total, group=group)
+    return total / torch.distributed.get_world_size(group)
 
 
 def inside_distributed() -> bool:

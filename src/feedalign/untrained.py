@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 from feedalign.errors import UntrainedFeedbackError
@@ -9,48 +13,60 @@ from feedalign.store import FeedbackStore
 
 # Steps of the others before it is certain: weights are also changed by hand, or loaded, between two forwards.
 _PATIENCE = 3
+# Looking waits for a GPU; an optimizer shows in the first few steps.
+_MOST_LOOKS = 64
 
 
 class FeedbackWatch:
-    """Looks at each forward whether the model's weights moved while the learned feedback never did.
+    """Looks at the first forwards whether the output layer moves while the learned feedback never does.
+
+    Values are compared: torch's fused optimizers leave a tensor's version as it was.
 
     Args:
         model: The attached model.
         store: Its feedback.
+        witnesses: Names of parameters that every optimizer step moves, those of the output layer.
     """
 
-    def __init__(self, model: nn.Module, store: FeedbackStore) -> None:
-        self.model, self.store = model, store
-        self.num_stale = 0
-        self.is_trained = not any(True for _ in store.parameters())
-        self.seen: tuple[int, int] | None = None
+    def __init__(self, model: nn.Module, store: FeedbackStore, witnesses: Sequence[str]) -> None:
+        self.model, self.store, self.witnesses = model, store, tuple(witnesses)
+        self.num_looks = self.num_stale = 0
+        self.is_over = not any(True for _ in store.parameters())
+        self.witness: Tensor | None = None
+        self.feedback: list[Tensor] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy begins to look anew."""
+        return {**self.__dict__, "witness": None, "feedback": [], "num_looks": 0, "num_stale": 0}
 
     def look(self) -> None:
         """Look; call it where a forward begins, in eager code.
 
         Raises:
-            UntrainedFeedbackError: The weights moved several times, and the feedback never.
+            UntrainedFeedbackError: The output layer moved several times, and the feedback never.
         """
-        if self.is_trained:
+        if self.is_over:
             return
-        held: list[Tensor] = list(self.model.parameters())
+        parameters: dict[str, Tensor] = dict(self.model.named_parameters())
+        seen = [parameters[name] for name in self.witnesses if name in parameters]
+        learned = [p.detach() for p in self.store.parameters() if p.requires_grad]
         # Under functional_call other tensors stand in the places of the parameters.
-        if not all(isinstance(tensor, nn.Parameter) for tensor in held):
+        if not seen or not learned or not all(isinstance(tensor, nn.Parameter) for tensor in seen):
             return
-        learned = {id(p) for p in self.store.parameters() if p.requires_grad}
-        versions = [0, 0]
-        for parameter in self.model.parameters():
-            if parameter.requires_grad:
-                versions[id(parameter) in learned] += parameter._version
-        others, own = versions
-        before, self.seen = self.seen, (others, own)
-        if before is None or not learned:
-            return
-        if own != before[1]:
-            self.is_trained = True
-        elif others != before[0]:
+        self._compare(min(seen, key=Tensor.numel).detach(), learned)
+
+    def _compare(self, witness: Tensor, learned: list[Tensor]) -> None:
+        self.num_looks += 1
+        if self.witness is None:
+            self.witness, self.feedback = witness.clone(), [matrix.clone() for matrix in learned]
+        elif not torch.equal(witness, self.witness):
+            self.witness = witness.clone()
             self.num_stale += 1
-        if self.num_stale >= _PATIENCE:
+            has_moved = len(learned) != len(self.feedback) or not all(map(torch.equal, learned, self.feedback))
+            self.is_over = has_moved
+        if self.num_looks >= _MOST_LOOKS or self.is_over:
+            self.is_over, self.witness, self.feedback = True, None, []
+        elif self.num_stale >= _PATIENCE:
             self.num_stale = 0
             raise UntrainedFeedbackError(
                 "The optimizer moves the model's weights but not the feedback that the rule learns, so it was built "

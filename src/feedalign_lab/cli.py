@@ -33,6 +33,7 @@ _TRAIN = """Train one network under one rule and save its weights.
 Examples:
   feedalign train --rule drtp
   feedalign train --data mnist --network fc2-1000 --rule dfa --epochs 10 --dropout 0.1 --out runs/dfa
+  feedalign train --data mnist --network cnn-bn --rule fdfa --epochs 10
 """
 _DESCRIBE = """Show what teaches each layer of a network under a rule.
 

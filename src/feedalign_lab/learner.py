@@ -68,7 +68,7 @@ class Learner:
             factor: At most 1.
         """
         for group in self.optimizer.param_groups:
-            if not group[_KEEPS_RATE]:
+            if not group.get(_KEEPS_RATE, False):
                 group["lr"] *= factor
 
     def update(self, loss: Tensor) -> None:

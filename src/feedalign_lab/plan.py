@@ -66,13 +66,19 @@ class Plan:
     def setting(self, rule: str) -> RuleSetting:
         """Rates, decays and start of the weights for one rule."""
         setting = rule_setting(self.data, self.network, rule)
+        learns_feedback = setting.feedback_learning_rate is not None
+        given = []
         if self.learning_rate is not None:
-            setting = replace(setting, learning_rate=self.learning_rate, source="given for this run")
-        if self.feedback_learning_rate is not None and setting.feedback_learning_rate is not None:
-            given = "feedback's rate given for this run"
-            source = setting.source if self.learning_rate is not None else f"{setting.source}; {given}"
-            setting = replace(setting, feedback_learning_rate=self.feedback_learning_rate, source=source)
-        return setting
+            given.append("rate")
+            setting = replace(setting, learning_rate=self.learning_rate)
+        if self.feedback_learning_rate is not None and learns_feedback:
+            given.append("feedback's rate")
+            setting = replace(setting, feedback_learning_rate=self.feedback_learning_rate)
+        if not given:
+            return setting
+        # A rule without learned feedback has nothing but its rate.
+        kept = f"{setting.source}; " if learns_feedback else ""
+        return replace(setting, source=f"{kept}given for this run: {', '.join(given)}")
 
     def spec(self, rule: str, trial: int) -> LearnerSpec:
         """What one trial of one rule starts from."""

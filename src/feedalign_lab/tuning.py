@@ -1,7 +1,7 @@
 """Choosing learning rates on training data alone: `python -m feedalign_lab.tuning --help`.
 
 A fifth of the training data is held out, every rate is tried on the rest, and the rate with the lowest mean
-error on the held-out part wins. Test data is not touched.
+error on the held-out part wins. Test data is not touched. Learned feedback is trained at the same rate.
 """
 
 from collections.abc import Sequence
@@ -58,7 +58,7 @@ def try_rates(
 
     Args:
         dataset: The whole data set; its test part is not used.
-        spec: The learner, whose rate and trial are replaced.
+        spec: The learner, whose rates and trial are replaced.
         schedule: How long to train.
         rates: The learning rates.
         trials: Runs per rate.
@@ -71,7 +71,8 @@ def try_rates(
     for rate in rates:
         errors = []
         for trial in range(trials):
-            candidate = replace(spec, learning_rate=rate, trial=trial)
+            feedback_rate = None if spec.feedback_learning_rate is None else rate
+            candidate = replace(spec, learning_rate=rate, feedback_learning_rate=feedback_rate, trial=trial)
             outcome = run_trial(make_learner(candidate, split), candidate, schedule, split)
             if outcome.status == "interrupted":
                 raise KeyboardInterrupt

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import feedalign as fa
+
 NUM_INPUTS, NUM_CLASSES = 5, 3
 
 
@@ -48,6 +50,39 @@ class Perceptron(Seeded):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.act2(self.fc2(self.act1(self.fc1(x)))))
+
+
+class Functional(Perceptron):
+    """An operation outside the modules: tangents travel as dual tensors."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 1.0
+
+
+class FunctionalActivations(Seeded):
+    """Functional activations, each with a feedback point behind it."""
+
+    def build(self) -> None:
+        self.fc1, self.fc2, self.head = nn.Linear(NUM_INPUTS, 7), nn.Linear(7, 6), nn.Linear(6, NUM_CLASSES)
+        self.point1, self.point2 = fa.FeedbackPoint(), fa.FeedbackPoint()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.point1(nn.functional.relu(self.fc1(x)))
+        return self.head(self.point2(self.fc2(h).tanh()))
+
+
+class Residual(Seeded):
+    """Residual blocks that share a layer, batch and layer normalization, and an activation in place."""
+
+    def build(self) -> None:
+        self.stem, self.norm, self.act1 = nn.Linear(NUM_INPUTS, 7), nn.BatchNorm1d(7), nn.ReLU(inplace=True)
+        self.fc, self.norm2, self.act2, self.act3 = nn.Linear(7, 7), nn.LayerNorm(7), nn.Tanh(), nn.Tanh()
+        self.head = nn.Linear(7, NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.act1(self.norm(self.stem(x)))
+        h = h + self.act2(self.norm2(self.fc(h)))
+        return self.head(h + self.act3(self.norm2(self.fc(h))))
 
 
 def sequential(seed: int = 0, activation: type[nn.Module] = nn.Tanh) -> nn.Sequential:
@@ -232,7 +267,9 @@ class RunsItsChildren(Seeded):
     """The forward runs over all children; whatever is registered on the model is run too."""
 
     def build(self) -> None:
-        self.fc1, self.act1, self.fc2 = nn.Linear(NUM_INPUTS, 7), nn.Tanh(), nn.Linear(7, NUM_CLASSES)
+        self.fc1, self.act1 = nn.Linear(NUM_INPUTS, 7), nn.Tanh()
+        self.fc2, self.act2 = nn.Linear(7, 6), nn.Tanh()
+        self.head = nn.Linear(6, NUM_CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
         for child in self.children():

@@ -46,17 +46,20 @@ def gradients_by_hand(
     if isinstance(rule, WeightRule):
         return _with_vectors_of_their_own(model, rule, x, y, drawn)
     assert isinstance(feedback, Mapping)
-    with torch.random.fork_rng():
-        names, tangents = tangents_by_hand(model, rule, feedback, x, points, drawn)
-    with graph_cut(model, points) as taps:
+    with torch.random.fork_rng(), activations(model, points, cut=False) as whole:
+        tangent_of = model(x)
+    with activations(model, points, cut=True) as taps:
         output = model(x)
+    perturbed = [name for name in taps if not (isinstance(rule, fa.LocalGreedy) and name in feedback)]
+    moved = {name: (whole[name], u) for name, u in zip(taps, drawn, strict=False) if name in perturbed}
+    tangents = tangents_by_hand(tangent_of, list(moved.values())) if drawn else []
     logits = output.detach().clone().requires_grad_()
     (error,) = torch.autograd.grad(cross_entropy(logits, y), logits)
     targets = F.one_hot(y, error.shape[-1]).to(error.dtype)
-    passed = Passed(dict(zip(names, taps, strict=True)), error, targets, feedback, drawn, tangents)
+    passed = Passed(taps, error, targets, feedback, drawn, tangents)
     roots, signals = ([output], [error]) if output.requires_grad else ([], [])
     if not isinstance(rule, fa.Shallow):
-        roots, signals = roots + taps, signals + signals_by_hand(rule, passed)
+        roots, signals = [*roots, *taps.values()], signals + signals_by_hand(rule, passed)
     found = _named(model, torch.autograd.grad(roots, _trainable(model), signals, allow_unused=True))
     return found | {f"feedback {i}": gradient for i, gradient in enumerate(learned_by_hand(rule, passed))}
 
@@ -109,23 +112,16 @@ def learned_by_hand(rule: fa.Rule, passed: Passed) -> list[Tensor]:
     return learned
 
 
-def tangents_by_hand(
-    model: nn.Module, rule: fa.Rule, heads: Mapping[str, Tensor], x: Any, points: Sequence[str], drawn: Sequence[Tensor]
-) -> tuple[list[str], list[Tensor]]:
-    """Names of the points that fire, and tangents of the output for each of K perturbations of all of them at once.
+def tangents_by_hand(output: Tensor, moved: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """Tangents of an output for each of K perturbations `[K, ...]` of several activations at once.
 
-    By differentiating gradients, never by forward-mode derivatives. What a head looks at travels no further.
+    By differentiating gradients, never by forward-mode derivatives.
     """
-    with activations_kept(model, points) as taps:
-        output = model(x)
-    if not drawn:
-        return list(taps), []
-    local = set(heads) if isinstance(rule, fa.LocalGreedy) else set()
-    kept = [(tap, u) for (name, tap), u in zip(taps.items(), drawn, strict=True) if name not in local]
     weights = torch.zeros_like(output, requires_grad=True)
-    back = torch.autograd.grad(output, [tap for tap, _ in kept], weights, create_graph=True)
-    slopes = [sum((g * u[k]).sum() for g, (_, u) in zip(back, kept, strict=True)) for k in range(len(drawn[0]))]
-    return list(taps), [torch.autograd.grad(slope, weights, retain_graph=True)[0] for slope in slopes]
+    back = torch.autograd.grad(output, [tap for tap, _ in moved], weights, create_graph=True, allow_unused=True)
+    pairs = [(g, u) for g, (_, u) in zip(back, moved, strict=True) if g is not None]
+    slopes = [sum((g * u[k]).sum() for g, u in pairs) for k in range(len(moved[0][1]))]
+    return [torch.autograd.grad(slope, weights, retain_graph=True)[0] for slope in slopes]
 
 
 def per_sample(factors: Tensor, tensor: Tensor) -> Tensor:
@@ -224,34 +220,31 @@ def _fed_back(layer: nn.Module, weight: Tensor) -> Callable[[Tensor], Tensor]:
 @contextmanager
 def graph_cut(model: nn.Module, points: Sequence[str]) -> Iterator[list[Tensor]]:
     """Cut the graph behind each call of the points and collect the activations."""
-    taps: list[Tensor] = []
-
-    def cut(module: nn.Module, args: Any, activation: Tensor) -> Tensor:
-        if activation.requires_grad:
-            taps.append(activation)
-        return activation.detach()
-
-    hooks = [model.get_submodule(point).register_forward_hook(cut) for point in points]
-    yield taps
-    for hook in hooks:
-        hook.remove()
+    found: list[Tensor] = []
+    with activations(model, points, cut=True, found=found):
+        yield found
 
 
 @contextmanager
-def activations_kept(model: nn.Module, points: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Collect the activations of the points by their names in the store, with the graph left whole."""
+def activations(
+    model: nn.Module, points: Sequence[str], *, cut: bool, found: list[Tensor] | None = None
+) -> Iterator[dict[str, Tensor]]:
+    """Collect the activations with a graph at each call of the points, by their names in the store."""
     taps: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
     names = {model.get_submodule(point): point for point in points}
 
-    def keep(module: nn.Module, args: Any, activation: Tensor) -> None:
+    def note(module: nn.Module, args: Any, activation: Tensor) -> Tensor | None:
         point = names[module]
         counts[point] = counts.get(point, 0) + 1
         if activation.requires_grad:
             key = point.replace(".", "_")
             taps[key if counts[point] == 1 else f"{key}__{counts[point]}"] = activation
+            if found is not None:
+                found.append(activation)
+        return activation.detach() if cut else None
 
-    hooks = [module.register_forward_hook(keep) for module in names]
+    hooks = [module.register_forward_hook(note) for module in names]
     yield taps
     for hook in hooks:
         hook.remove()

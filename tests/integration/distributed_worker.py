@@ -18,14 +18,18 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 import feedalign as fa
-from attach.models import Convolutional, Perceptron, SharedActivation, Wrapper, batch, images
-from integration.gradients import ALL_RULES, gradients, step
+from attach.models import Convolutional, Functional, Perceptron, SharedActivation, Wrapper, batch, images
+from integration.gradients import ALL_RULES, AVERAGED, PERTURBING, attached, draws_recorded, gradients, step
 
 NUM_RANKS = 2
+TRAINED = [fa.DKP(), *PERTURBING, fa.FDFA(update="ema"), AVERAGED]
+
+
 MODELS: dict[str, Callable[[int], nn.Module]] = {
     "perceptron": Perceptron,
     "shared activation": SharedActivation,
     "convolutional": Convolutional,
+    "functional": Functional,
 }
 
 
@@ -36,10 +40,8 @@ def data_for(name: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 def seeded_model(name: str, rule: fa.Rule, seed: int) -> nn.Module:
     """Weights and feedback that depend on the seed."""
-    model = MODELS[name](seed)
-    inputs = data_for(name)[0]
-    fa.attach(model, rule, example_inputs=inputs, generator=torch.Generator().manual_seed(seed))
-    return model
+    generator = torch.Generator().manual_seed(seed)
+    return attached(lambda: MODELS[name](seed), rule, data_for(name)[0], generator=generator)
 
 
 def distributed(name: str, rule: fa.Rule, rank: int) -> DistributedDataParallel:
@@ -71,6 +73,21 @@ def two_forwards(rule: fa.Rule, rank: int) -> dict[str, Any]:
     x, y = (shard(part, rank) for part in data_for("perceptron"))
     (F.cross_entropy(model(x), y) + F.cross_entropy(model(2 * x), y)).backward()
     return gradients(model.module)
+
+
+def several_steps(name: str, rule: fa.Rule, rank: int) -> dict[str, Any]:
+    """What was drawn in the first forward, and the state after three steps of an optimizer."""
+    model = distributed(name, rule, rank)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y = (shard(part, rank) for part in data_for(name))
+    drawn: list[torch.Tensor] = []
+    for _ in range(3):
+        optimizer.zero_grad()
+        with draws_recorded() as last:
+            step(model, x, y)
+        drawn = drawn or last
+        optimizer.step()
+    return {"drawn": drawn, "state": {k: v.clone() for k, v in model.module.state_dict().items()}}
 
 
 def accumulated(rule: fa.Rule, rank: int) -> dict[str, Any]:
@@ -118,6 +135,10 @@ def main(rank: int, folder: Path) -> None:
     for rule in (fa.FA(), fa.DFA(), fa.DRTP()):
         for name in ("shared activation", "convolutional"):
             seen[f"{name} {rule.name}"] = one_and_two_steps(name, rule, rank)
+    for rule in (fa.FDFA(), fa.ActivityPerturbed(), fa.WeightPerturbed()):
+        seen[f"functional {rule.name}"] = one_and_two_steps("functional", rule, rank)
+    for rule in TRAINED:
+        seen[f"trained {rule!r}"] = several_steps("perceptron", rule, rank)
     torch.save(seen, folder / f"{rank}.pt")
     dist.destroy_process_group()
 

@@ -122,6 +122,14 @@ def draws_recorded() -> Iterator[list[Tensor]]:
         yield drawn
 
 
+@contextmanager
+def draws_given(drawn: Sequence[Tensor]) -> Iterator[None]:
+    """Let a forward draw these numbers, in its own precision."""
+    given = iter(drawn)
+    with mock.patch.object(perturber, "perturbation", lambda like, *args: next(given).to(like.dtype)):
+        yield
+
+
 def layerwise_feedback(model: nn.Module, layers: Sequence[nn.Module]) -> list[Tensor]:
     """What was drawn for each layer; where there is none, weights that show at once if a layer below learns by them."""
     store = fa.handle_of(model).store

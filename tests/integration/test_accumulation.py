@@ -9,20 +9,24 @@ from torch.nn import functional as F
 
 import feedalign as fa
 from attach.models import Perceptron, Regularised, batch
+from feedalign.rules import WeightRule
 from integration.gradients import (
     ALL_RULES,
+    AVERAGED,
+    DRAWS_ANEW,
     SEVERAL_RULES,
+    WITHOUT_DRAWS,
     assert_hidden_layers_learn,
     assert_same_gradients,
     attached,
     gradients,
     gradients_of_step,
+    is_learned_feedback,
     step,
 )
 
 x, y = batch(8)
 names = {"ids": lambda rule: rule.name}
-WITHOUT_REDRAWS = [rule for rule in ALL_RULES if not isinstance(rule, fa.BRSF)]
 
 
 def summed(*parts: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor | None]:
@@ -38,7 +42,7 @@ def separate_steps(rule: fa.Rule, *batches: tuple[torch.Tensor, torch.Tensor]) -
 HALVES = ((x[:4], y[:4]), (x[4:], y[4:]))
 
 
-@pytest.mark.parametrize("rule", WITHOUT_REDRAWS, **names)
+@pytest.mark.parametrize("rule", WITHOUT_DRAWS, **names)
 def test_two_micro_batches_make_the_full_batch(rule: fa.Rule) -> None:
     whole, accumulated = attached(Perceptron, rule, x), attached(Perceptron, rule, x)
     step(whole, x, y)
@@ -73,11 +77,14 @@ def test_backwards_may_come_in_another_order_than_forwards(rule: fa.Rule) -> Non
     assert_same_gradients(gradients(model), separate_steps(rule, *HALVES))
 
 
-def test_batchwise_magnitudes_are_drawn_anew_for_every_forward_and_only_then() -> None:
-    model = attached(Perceptron, fa.BRSF(), x)
+@pytest.mark.parametrize("rule", [rule for rule in ALL_RULES if isinstance(rule, DRAWS_ANEW)], **names)
+def test_numbers_are_drawn_anew_for_every_forward_and_only_then(rule: fa.Rule) -> None:
+    model = attached(Perceptron, rule, x)
     first, second = gradients_of_step(model, x, y), gradients_of_step(model, x, y)
-    assert not torch.equal(first["fc1.weight"], second["fc1.weight"])
-    assert torch.equal(first["head.weight"], second["head.weight"])
+    drawn = "feedalign.act1" if isinstance(rule, fa.FDFA) else "fc1.weight"
+    assert not torch.equal(first[drawn], second[drawn])
+    if not isinstance(rule, WeightRule):
+        assert torch.equal(first["head.weight"], second["head.weight"])
     loss = F.cross_entropy(model(x), y)
     parts = [torch.autograd.grad(loss, model.fc1.weight, retain_graph=True)[0] for _ in range(2)]
     assert torch.equal(*parts)
@@ -110,9 +117,12 @@ def test_an_empty_batch_teaches_nothing(rule: fa.Rule) -> None:
     model = attached(Perceptron, rule, x)
     loss = F.cross_entropy(model(x[:0]), y[:0], reduction="sum")
     loss.backward()
-    assert not any(p.grad.any() for p in model.parameters() if p.grad is not None)
+    if isinstance(rule, fa.NoisyBackprop):
+        assert all(p.grad.any() for p in model.parameters()), "its noise is not the loss's"
+    else:
+        assert not any(p.grad.any() for p in model.parameters() if p.grad is not None)
     again = attached(Perceptron, rule, x)
-    if isinstance(rule, fa.BRSF):
+    if isinstance(rule, DRAWS_ANEW):
         again(x)
     assert_same_gradients(gradients_of_step(model, x, y), gradients_of_step(again, x, y))
 
@@ -123,8 +133,42 @@ def test_the_losss_factor_reaches_every_layer(rule: fa.Rule, factor: float) -> N
     model, plain = attached(Perceptron, rule, x), attached(Perceptron, rule, x)
     step(model, x, y, scale=factor)
     step(plain, x, y)
-    expected = {name: None if g is None else factor * g for name, g in gradients(plain).items()}
+    noisy = gradients(plain)
+    if isinstance(rule, fa.NoisyBackprop):
+        with fa.handle_of(plain).suspended():
+            exact = gradients_of_step(plain, x, y)
+        expected = {name: g + (factor - 1) * exact[name] for name, g in noisy.items()}
+    else:
+        expected = {name: None if g is None else factor * g for name, g in gradients(plain).items()}
+    if isinstance(rule, fa.FDFA):  # how far feedback is from the Jacobian does not depend on the loss
+        expected |= {name: g for name, g in gradients(plain).items() if is_learned_feedback(name)}
     assert_same_gradients(gradients(model), expected, tolerance=1e-6 * max(1.0, factor))
+
+
+def test_an_average_moves_on_with_every_forward_in_training_and_only_then() -> None:
+    model = attached(Perceptron, AVERAGED, x)
+    store = fa.handle_of(model).store
+
+    def moves(forward: Callable[[], object]) -> bool:
+        before = store.feedback("act1").clone()
+        forward()
+        return not torch.equal(store.feedback("act1"), before)
+
+    assert moves(lambda: model(x))
+    loss = F.cross_entropy(model(x), y)
+    assert not moves(loss.backward)
+    for between in (without_gradients, in_inference_mode, evaluated, suspended):
+        assert not moves(lambda between=between: between(model)), between.__name__
+    model.eval()
+    assert not moves(lambda: step(model, x, y))
+
+
+def test_two_forwards_of_an_average_use_each_their_own_matrix() -> None:
+    model, other = attached(Perceptron, AVERAGED, x), attached(Perceptron, AVERAGED, x)
+    losses = [F.cross_entropy(model(inputs), targets) for inputs, targets in HALVES]
+    sum(losses).backward()
+    apart = summed(*[gradients_of_step(other, inputs, targets) for inputs, targets in HALVES])
+    assert_same_gradients(gradients(model), apart)
 
 
 def without_gradients(model: nn.Module) -> None:
@@ -170,7 +214,7 @@ def test_forwards_without_a_lesson_between_steps_change_nothing(
 def test_a_forward_never_followed_by_a_backward_leaves_nothing_behind(rule: fa.Rule) -> None:
     model, undisturbed = attached(Perceptron, rule, x), attached(Perceptron, rule, x)
     model(x)
-    if isinstance(rule, fa.BRSF):
+    if isinstance(rule, DRAWS_ANEW):
         undisturbed(x)
     for one in (model, undisturbed):
         step(one, x, y)
@@ -179,8 +223,7 @@ def test_a_forward_never_followed_by_a_backward_leaves_nothing_behind(rule: fa.R
 
 @pytest.mark.parametrize("rule", ALL_RULES, **names)
 def test_training_in_eval_mode_follows_the_rule(rule: fa.Rule) -> None:
-    model, other = attached(Regularised, rule, x), Regularised().eval()
-    fa.attach(other, rule, example_inputs=x)
+    model, other = attached(Regularised, rule, x), attached(lambda: Regularised().eval(), rule, x)
     model.eval()
     for one in (model, other):
         step(one, x, y)

@@ -13,11 +13,14 @@ from attach.models import (
     Branches,
     Convolutional,
     CutSkip,
+    Functional,
+    FunctionalActivations,
     Gated,
     LeakySkip,
     Perceptron,
     Regularised,
     Repeats,
+    Residual,
     RunsItsChildren,
     Seeded,
     SharedActivation,
@@ -28,7 +31,7 @@ from attach.models import (
     sequential,
 )
 from attach.sequence_models import Attentive, Recurrent, SentenceClassifier, TiedWeights, Tokens, tokens
-from feedalign.rules import LayerwiseRule
+from feedalign.rules import LayerwiseRule, PointRule
 from integration.by_hand import gradients_by_hand, layers
 from integration.gradients import (
     ALL_RULES,
@@ -122,8 +125,11 @@ AWKWARD: dict[str, tuple[Callable[[], nn.Module], Sequence[str], tuple[Any, Tens
     "cut skip": (CutSkip, ACTS, (x, y)),
     "leaky skip": (LeakySkip, ["act1"], (x, y)),
     "gated": (Gated, ACTS, (x, y)),
+    "residual": (Residual, ("act1", "act2", "act3"), (x, y)),
+    "functional activations": (FunctionalActivations, ("point1", "point2"), (x, y)),
+    "functional output": (Functional, ACTS, (x, y)),
     "dropout and batch normalization": (Regularised, ACTS, (x, y)),
-    "runs its children": (RunsItsChildren, ["act1"], (x, y)),
+    "runs its children": (RunsItsChildren, ACTS, (x, y)),
     "inside another model": (Wrapper, ("inner.act1", "inner.act2", "act"), (x, y % 2)),
     "convolutions": (Convolutional, ("act1", "act2", "act3"), images()),
     "tokens": (Tokens, ACTS, tokens()),
@@ -145,13 +151,13 @@ def drawn_feedback(model: nn.Module, rule: fa.Rule) -> Mapping[str, Tensor] | li
     return layerwise_feedback(model, layers(model)) if isinstance(rule, LayerwiseRule) else direct_feedback(model)
 
 
-ONE_HIDDEN_LAYER = {"frozen bottom", "frozen middle", "without biases", "runs its children", "tied weights", "gated"}
-ONLY_LAST_LAYERS = {"cut skip", "leaky skip", "attention"}
+ONE_HIDDEN_LAYER = {"frozen bottom", "frozen middle", "without biases", "tied weights", "gated"}
+ONLY_LAST_LAYERS = {"cut skip", "leaky skip", "residual", "attention"}
 
 
 def rules_for(name: str) -> list[fa.Rule]:
     """All rules that fit: DRTP told to work without saturation; not Shallow where nothing would be left to learn."""
-    unbounded = name in {"rectified", "in place"}
+    unbounded = name in {"rectified", "in place", "residual"}
     rules = [fa.DRTP(allow_unbounded=True) if unbounded and isinstance(r, fa.DRTP) else r for r in ALL_RULES]
     rules = [rule for rule in rules if name != "frozen head" or not isinstance(rule, fa.Shallow)]
     has_heads = name not in ONE_HIDDEN_LAYER | ONLY_LAST_LAYERS
@@ -209,7 +215,7 @@ def test_two_attached_models_do_not_meet(rule: fa.Rule) -> None:
     """One model feeds the other, as in a generator and its critic, and both learn from their own losses."""
 
     def make_upper() -> nn.Module:
-        return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3))
+        return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3))
 
     with torch.random.fork_rng():
         torch.manual_seed(5)
@@ -223,7 +229,7 @@ def test_two_attached_models_do_not_meet(rule: fa.Rule) -> None:
     top = upper(middle.detach())
     (nn.functional.cross_entropy(middle, y) + nn.functional.cross_entropy(top, y)).backward()
     assert_same_gradients(gradients(lower), gradients(alone))
-    assert upper[2].weight.grad.any()
+    assert upper[4].weight.grad.any()
 
 
 @pytest.mark.parametrize("rule", [fa.DFA(), fa.FA()], ids=lambda rule: rule.name)
@@ -244,13 +250,13 @@ def test_gradients_of_the_inputs_follow_the_rule(rule: fa.Rule) -> None:
     inputs = x.clone().requires_grad_()
     model = attached(Perceptron, rule, inputs)
     step(model, inputs, y)
-    if isinstance(rule, fa.Shallow):
+    if isinstance(rule, (fa.Shallow, fa.WeightPerturbed)):
         assert inputs.grad is None
         return
     plain = Perceptron()
     step(plain, x.requires_grad_(False), y)
     delta_of_bias = model.fc1.bias.grad
     assert inputs.grad is not None
-    if isinstance(rule, (fa.DFA, fa.SignDFA, fa.DRTP)):
+    if isinstance(rule, PointRule):
         back = inputs.grad.sum(0)
         torch.testing.assert_close(back, delta_of_bias @ plain.fc1.weight.detach())

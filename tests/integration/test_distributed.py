@@ -3,18 +3,28 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from filelock import FileLock
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import feedalign as fa
-from integration.distributed_worker import NUM_RANKS, data_for, seeded_model
-from integration.gradients import ALL_RULES, assert_hidden_layers_learn, assert_same_gradients, gradients, step
+from feedalign import perturbation
+from integration.distributed_worker import NUM_RANKS, TRAINED, data_for, seeded_model, shard
+from integration.gradients import (
+    ALL_RULES,
+    Gradients,
+    assert_hidden_layers_learn,
+    assert_same_gradients,
+    gradients,
+    step,
+)
 
 names = {"ids": lambda rule: rule.name}
 SECONDS = 90
@@ -56,6 +66,17 @@ def run_ranks(folder: Path) -> None:
     assert all(process.returncode == 0 for process in processes), "\n".join(outputs)
 
 
+def averaged_over_ranks(name: str, rule: fa.Rule, run: Callable[[nn.Module, Tensor, Tensor], Any]) -> Gradients:
+    """Mean of what each rank would compute on its part alone, with its own draws."""
+    parts = []
+    for rank in range(NUM_RANKS):
+        model = single(name, rule)
+        with mock.patch.object(perturbation, "_rank", lambda rank=rank: rank):
+            run(model, *(shard(part, rank) for part in data_for(name)))
+        parts.append(gradients(model))
+    return {name: torch.stack([part[name] for part in parts]).mean(0) for name in parts[0]}
+
+
 def single(name: str, rule: fa.Rule) -> nn.Module:
     """One process with rank 0's seed."""
     return seeded_model(name, rule, seed=0)
@@ -77,7 +98,10 @@ def test_every_rank_has_rank_zeros_weights_and_feedback(ranks: list[dict[str, An
         assert all(torch.equal(state[key], value) for key, value in expected.items())
 
 
-CASES = [("perceptron", rule) for rule in ALL_RULES]
+APART = (fa.NoisyBackprop, fa.FDFA, fa.ActivityPerturbed, fa.LocalGreedy, fa.WeightPerturbed)
+"""Rules under which each rank draws for itself."""
+TOGETHER = [rule for rule in ALL_RULES if not isinstance(rule, APART)]
+CASES = [("perceptron", rule) for rule in TOGETHER]
 CASES += [(name, rule) for name in ("shared activation", "convolutional") for rule in (fa.FA(), fa.DFA(), fa.DRTP())]
 
 
@@ -92,16 +116,70 @@ def test_gradients_are_those_of_the_whole_batch(ranks: list[dict[str, Any]], nam
             assert_same_gradients(seen[f"{name} {rule.name}"][key], gradients(model))
 
 
+DRAWING = [("perceptron", rule) for rule in ALL_RULES if isinstance(rule, APART)]
+DRAWING += [("functional", rule) for rule in (fa.FDFA(), fa.ActivityPerturbed(), fa.WeightPerturbed())]
+
+
+@pytest.mark.parametrize(("name", "rule"), DRAWING, ids=[f"{name}-{rule.name}" for name, rule in DRAWING])
+def test_gradients_of_rules_that_draw_are_averaged_over_ranks(
+    ranks: list[dict[str, Any]], name: str, rule: fa.Rule
+) -> None:
+    def second(model: nn.Module, x: Tensor, y: Tensor) -> None:
+        step(model, x, y)
+        model.zero_grad()
+        step(model, x, y)
+
+    for key, run in (("first", step), ("second", second)):
+        expected = averaged_over_ranks(name, rule, run)
+        assert_hidden_layers_learn(expected, rule)
+        for seen in ranks:
+            assert_same_gradients(seen[f"{name} {rule.name}"][key], expected)
+
+
+def two_forwards(model: nn.Module, x: Tensor, y: Tensor) -> None:
+    (F.cross_entropy(model(x), y) + F.cross_entropy(model(2 * x), y)).backward()
+
+
 @pytest.mark.parametrize("rule", [rule for rule in ALL_RULES if not isinstance(rule, fa.Shallow)], **names)
 def test_two_forwards_before_one_backward_learn_alike(ranks: list[dict[str, Any]], rule: fa.Rule) -> None:
-    model = single("perceptron", rule)
-    x, y = data_for("perceptron")
-    (F.cross_entropy(model(x), y) + F.cross_entropy(model(2 * x), y)).backward()
+    if isinstance(rule, APART):
+        expected = averaged_over_ranks("perceptron", rule, two_forwards)
+    else:
+        model = single("perceptron", rule)
+        two_forwards(model, *data_for("perceptron"))
+        expected = gradients(model)
     for seen in ranks:
-        assert_same_gradients(seen[f"two forwards {rule.name}"], gradients(model))
+        assert_same_gradients(seen[f"two forwards {rule.name}"], expected)
 
 
-@pytest.mark.parametrize("rule", ALL_RULES, **names)
+@pytest.mark.parametrize("rule", [rule for rule in ALL_RULES if isinstance(rule, APART)], **names)
+def test_accumulation_of_rules_that_draw_is_averaged_over_ranks(ranks: list[dict[str, Any]], rule: fa.Rule) -> None:
+    def accumulate(model: nn.Module, x: Tensor, y: Tensor) -> None:
+        for inputs, labels in zip(x.chunk(2), y.chunk(2), strict=True):
+            step(model, inputs, labels, scale=0.5)
+
+    expected = averaged_over_ranks("perceptron", rule, accumulate)
+    for seen in ranks:
+        assert_same_gradients(seen[f"accumulated {rule.name}"], expected)
+
+
+@pytest.mark.parametrize("rule", TRAINED, ids=repr)
+def test_feedback_and_weights_stay_the_same_on_all_ranks(ranks: list[dict[str, Any]], rule: fa.Rule) -> None:
+    first, second = (seen[f"trained {rule!r}"]["state"] for seen in ranks)
+    assert first.keys() == second.keys()
+    assert [key for key in first if not torch.equal(first[key], second[key])] == []
+    start = single("perceptron", rule).state_dict()
+    assert [key for key in start if torch.equal(start[key], first[key])] == [key for key in start if "seed" in key]
+
+
+@pytest.mark.parametrize("rule", [rule for rule in TRAINED if not isinstance(rule, fa.DKP)], ids=repr)
+def test_each_rank_draws_for_its_own_samples(ranks: list[dict[str, Any]], rule: fa.Rule) -> None:
+    first, second = (seen[f"trained {rule!r}"]["drawn"] for seen in ranks)
+    assert len(first) == len(second) >= 2
+    assert not any(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("rule", TOGETHER, **names)
 def test_accumulation_without_synchronisation_learns_alike(ranks: list[dict[str, Any]], rule: fa.Rule) -> None:
     model = single("perceptron", rule)
     x, y = data_for("perceptron")

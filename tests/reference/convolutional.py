@@ -109,3 +109,11 @@ def signals_layer_by_layer(
 def direct_signals(passed: ConvPass, error: Tensor, feedback: list[Tensor]) -> list[Tensor]:
     """DFA: `E B_l` with B_l `[C, c*h*w]`, in the shape of the activation before the pooling."""
     return [(error @ matrix).reshape(h.shape) for matrix, h in zip(feedback, passed.activations, strict=True)]
+
+
+def tangent_at_output(net: ConvNet, passed: ConvPass, directions: list[Tensor]) -> Tensor:
+    """Directional derivative `[N, C]` of the output along directions added to both activations."""
+    pooled = (windows(directions[0]) * passed.largest).sum((-1, -2))
+    convolved = convolve(pooled, net.kernels[1], torch.zeros_like(net.biases[1]), net.paddings[1])
+    second = convolved * (1 - passed.activations[1] ** 2) + directions[1]
+    return windows(second).mean((-1, -2)).flatten(1) @ net.out_weight.T

@@ -1,4 +1,4 @@
-"""Weight-perturbed forward gradients: `G = sum_n d_n V[n]`, `d_n = E[n] . D_L[n]`; a V for all samples is one repeated."""
+"""Weight-perturbed forward gradients: `G = sum_n d_n V[n]`, `d_n = E[n] . D_L[n]`; a V for all is one repeated."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""Local greedy forward gradients: heads `Z_l = H_l C_l^T + c_l` at all hidden layers but the last, FG-A within a layer."""
+"""Local greedy forward gradients: heads `Z_l = H_l C_l^T + c_l` at hidden layers but the last, FG-A within a layer."""
 
 from torch import Tensor
 
@@ -18,7 +18,7 @@ def signals(case: Case) -> Signals:
     errors = [*local_errors(case), case.error]
     weights = [*(head.weight for head in case.heads), case.net.weights[-1]]
     return [
-        times_direction(slope_of_loss(error, u @ weight.T), u)
+        times_direction(slope_of_loss(error, u @ weight.T, case.num_positions), u)
         for error, weight, u in zip(errors, weights, case.draws.hidden, strict=True)
     ]
 

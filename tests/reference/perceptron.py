@@ -48,7 +48,8 @@ class Case(NamedTuple):
     """All that a rule may use to make the teaching signals of the hidden layers.
 
     `error` `[N, C]`; `targets` `[N, C]`; `scale`, of each sample in the loss, `[N, 1]`; `feedback`: B_1 ... B_{L-1} of
-    a direct rule, R_1 ... R_L of a layer-wise one; `heads` of the first layers; `loss`: its name; `options`: the rule's.
+    a direct rule, R_1 ... R_L of a layer-wise one; `heads` of the first layers; `loss`: its name; `num_positions`: how
+    many rows that follow each other are one sample; `options`: the rule's.
     """
 
     net: Perceptron
@@ -60,6 +61,7 @@ class Case(NamedTuple):
     draws: Draws = Draws()
     heads: Sequence[Head] = ()
     loss: str = ""
+    num_positions: int = 1
     options: Mapping[str, Any] = MappingProxyType({})
 
 

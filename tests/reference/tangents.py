@@ -27,9 +27,11 @@ def along_weights(case: Case, draws: Draws) -> Tensor:
     return tangent
 
 
-def slope_of_loss(error: Tensor, tangent: Tensor) -> Tensor:
-    """`d[k, n] = sum_o E[n, o] D_L[k, n, o]`."""
-    return torch.einsum("no,kno->kn", error, tangent)
+def slope_of_loss(error: Tensor, tangent: Tensor, num_positions: int = 1) -> Tensor:
+    """`d[k, n] = sum_o E[n, o] D_L[k, n, o]`; rows that are one sample share the sum of theirs."""
+    rows = torch.einsum("no,kno->kn", error, tangent)
+    samples = rows.reshape(len(rows), -1, num_positions).sum(-1, keepdim=True)
+    return samples.expand(-1, -1, num_positions).reshape(rows.shape)
 
 
 def times_direction(slopes: Tensor, direction: Tensor) -> Tensor:

@@ -5,8 +5,9 @@ import torch
 from torch import Tensor, nn
 
 import feedalign as fa
-from agreement import gradients, gradients_after_step
+from agreement import basis, gradients, gradients_after_step, recorded
 from feedalign.errors import TargetsError
+from feedalign.rules import Perturbing
 from problems import Problem, draw
 
 every_rule = pytest.mark.parametrize("rule", fa.ALL_RULES)
@@ -18,15 +19,34 @@ def attached(rule: type[fa.Rule], problem: Problem) -> tuple[nn.Sequential, fa.H
     return model, fa.attach(model, rule(), example_inputs=problem.inputs())
 
 
-def hidden_gradients(rule: type[fa.Rule], problem: Problem, model: nn.Module, num_forwards: int = 1) -> list[Tensor]:
+def hidden_gradients(rule: fa.Rule, problem: Problem, model: nn.Module, num_forwards: int = 1) -> list[Tensor]:
     """Mean over forwards, with feedback that is always drawn from the same seed; zeros where there is no gradient."""
-    handle = fa.attach(model, rule(), example_inputs=problem.inputs())
+    handle = fa.attach(model, rule, example_inputs=problem.inputs())
     total = [torch.zeros_like(p) for name, p in model.named_parameters() if name in HIDDEN]
     for _ in range(num_forwards):
         found = gradients_after_step(model, problem)
         total = [t if found[name] is None else t + found[name] for t, name in zip(total, HIDDEN, strict=True)]
     handle.remove()
     return [t / num_forwards for t in total]
+
+
+def mean_update(rule: type[fa.Rule], problem: Problem, model: nn.Module) -> list[Tensor]:
+    """The mean of what hidden layers receive over all that is drawn, exactly where moments tell it.
+
+    Of an estimate that is quadratic in its directions: over a basis of them. Of noise: of it and its opposite.
+    """
+    if issubclass(rule, Perturbing):
+        directions = basis(rule(), problem)
+        with recorded(directions):
+            return hidden_gradients(rule(num_perturbations=len(next(iter(directions.values())))), problem, model)
+    if rule is fa.NoisyBackprop:
+        noise = {2048 + number: draw(1, *p.shape, seed=number) for number, p in enumerate(model.parameters())}
+        halves = []
+        for sign in (1, -1):
+            with recorded({place: sign * xi for place, xi in noise.items()}):
+                halves.append(hidden_gradients(rule(), problem, model))
+        return [(a + b) / 2 for a, b in zip(*halves, strict=True)]
+    return hidden_gradients(rule(), problem, model, num_forwards=64 if getattr(rule, "redraws", False) else 1)
 
 
 def differ(one: list[Tensor], other: list[Tensor]) -> bool:
@@ -55,10 +75,10 @@ def test_weight_transport_is_that_hidden_updates_see_the_weights_above(rule: typ
     problem = Problem(num_samples=3)
     model = problem.model()
     output = model(problem.inputs())
-    before = hidden_gradients(rule, problem, model)
+    before = hidden_gradients(rule(), problem, model)
     move_where_no_activation_is(problem, model, keep_signs=False)
     torch.testing.assert_close(model(problem.inputs()), output, rtol=1e-12, atol=1e-12)
-    assert differ(hidden_gradients(rule, problem, model), before) == rule.weight_transport
+    assert differ(hidden_gradients(rule(), problem, model), before) == rule.weight_transport
 
 
 @pytest.mark.parametrize(
@@ -67,11 +87,11 @@ def test_weight_transport_is_that_hidden_updates_see_the_weights_above(rule: typ
 def test_sign_symmetric_rules_transport_signs_and_no_sizes(rule: type[fa.Rule], sees_sizes: bool) -> None:
     problem = Problem(num_samples=3)
     model = problem.model()
-    before = hidden_gradients(rule, problem, model)
+    before = hidden_gradients(rule(), problem, model)
     signs = [p.sign() for p in model.parameters()]
     move_where_no_activation_is(problem, model, keep_signs=True)
     assert all(torch.equal(p.sign(), sign) for p, sign in zip(model.parameters(), signs, strict=True))
-    assert differ(hidden_gradients(rule, problem, model), before) == sees_sizes
+    assert differ(hidden_gradients(rule(), problem, model), before) == sees_sizes
 
 
 @every_rule
@@ -97,8 +117,29 @@ def test_unbiased_is_that_the_update_is_on_average_the_gradient_of_backprop(rule
     model = problem.model()
     gradients_after_step(model, problem)
     exact = [p.grad.clone() for name, p in model.named_parameters() if name in HIDDEN]
-    num_forwards = 64 if getattr(rule, "redraws", False) else 1
-    assert differ(hidden_gradients(rule, problem, model, num_forwards), exact) != rule.unbiased
+    assert differ(mean_update(rule, problem, model), exact) != rule.unbiased
+
+
+@pytest.mark.parametrize(
+    ("rule", "is_unbiased"), [(fa.ActivityPerturbed, True), (fa.WeightPerturbed, True), (fa.LocalGreedy, False)]
+)
+@pytest.mark.parametrize("distribution", ["normal", "rademacher"])
+def test_what_is_truly_drawn_has_the_mean_that_is_declared(
+    rule: type[fa.Rule], is_unbiased: bool, distribution: str
+) -> None:
+    """Within 5 standard errors of 64 means over 64 directions each, at all of 89 numbers."""
+    problem = Problem()
+    model = problem.model()
+    gradients_after_step(model, problem)
+    exact = torch.cat([p.grad.flatten() for name, p in model.named_parameters() if name in HIDDEN])
+    fa.attach(model, rule(num_perturbations=64, distribution=distribution), example_inputs=problem.inputs())
+    found = []
+    for _ in range(64):
+        step = gradients_after_step(model, problem)
+        found.append(torch.cat([step[name].flatten() for name in HIDDEN]))
+    means = torch.stack(found)
+    standard_error = means.std(0) / len(means) ** 0.5
+    assert bool(((means.mean(0) - exact).abs() <= 5 * standard_error).all()) == is_unbiased
 
 
 @every_rule

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 import feedalign as fa
 from agreement import assert_agree, compare, gradients_after, gradients_after_step
 from feedalign.errors import AmbiguousShapeError
-from problems import Problem, SmallConvNet, by_hand, draw, pixelwise, problems
+from problems import MeanOverTokens, Problem, SmallConvNet, by_hand, draw, pixelwise, problems
 from reference import convolutional, dfa, perceptron
 from reference.losses import error_at_output, one_hot
 
@@ -95,18 +95,6 @@ def test_tokens_may_be_fewer_or_more_than_on_the_example_inputs() -> None:
         x, labels = draw(*shape, 5, seed=7), torch.arange(shape[0] * shape[1]).reshape(shape) % 4
         loss = F.cross_entropy(model(x).transpose(1, 2), labels)
         assert_agree(gradients_after(model, loss), rows_by_hand(model, x, labels, feedback))
-
-
-class MeanOverTokens(nn.Module):
-    """fc1 and act1 at every token, the mean over tokens, and an output for the sequence."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        problem = Problem(widths=(5, 7, 4))
-        self.fc1, self.act1, self.fc2 = problem.model()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act1(self.fc1(x)).mean(1))
 
 
 def test_the_error_of_a_sequence_is_repeated_over_its_tokens() -> None:

@@ -1,7 +1,7 @@
 """Directional derivatives of one call of a module, written by hand: a tangent beside the forward pass.
 
-Each costs about as much as the module's own forward, needs no graph and no dual tensors, and can be compiled. Modules
-that are not known give None; their callers fall back on `torch.autograd.forward_ad`.
+Most cost about as much as the module's own forward; none needs a graph or dual tensors, and all can be compiled.
+Modules that are not known give None; their callers fall back on `torch.autograd.forward_ad`.
 """
 
 from __future__ import annotations

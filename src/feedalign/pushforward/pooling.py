@@ -38,15 +38,30 @@ def _windows(module: nn.MaxPool2d | nn.MaxPool3d) -> tuple[Any, ...]:
     return module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode, True
 
 
+def taken_at(num_spatial: int, places: Tensor, tangent: Tensor, output: Tensor) -> Tensor:
+    """Return a tangent's entries at the places of the maxima.
+
+    Args:
+        num_spatial: Number of the sizes that are pooled over.
+        places: Of each maximum in the source's flattened plane, `[N, C, ...]` of the output's shape.
+        tangent: `[K * N, C, ...]` of the source's shape.
+        output: `[N, C, ...]`.
+
+    Returns:
+        `[K * N, C, ...]` of the output's shape.
+    """
+    places = places.flatten(-num_spatial)
+    planes = tangent.flatten(-num_spatial)
+    if tangent.shape[0] != output.shape[0]:
+        places = places.expand(tangent.shape[0] // output.shape[0], *places.shape).flatten(0, 1)
+    return planes.gather(-1, places).view(*tangent.shape[:-num_spatial], *output.shape[-num_spatial:])
+
+
 def _at_the_maxima(num_spatial: int, maxima: Callable[[Any, Tensor], Tensor]) -> Pushforward:
     """`maxima` returns each maximum's place in the source's flattened plane."""
 
     def pushed(module: Any, source: Tensor, output: Tensor, tangent: Tensor) -> Tensor:
-        places = maxima(module, source).flatten(-num_spatial)
-        planes = tangent.flatten(-num_spatial)
-        if tangent.shape[0] != source.shape[0]:
-            places = places.expand(tangent.shape[0] // source.shape[0], *places.shape).flatten(0, 1)
-        return planes.gather(-1, places).view(*tangent.shape[:-num_spatial], *output.shape[-num_spatial:])
+        return taken_at(num_spatial, maxima(module, source), tangent, output)
 
     return pushed
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -9,19 +10,19 @@ from torch import Tensor
 from feedalign.rules.base import Perturbing, PointRule
 
 
-def slope_per_sample(error: Tensor, tangent: Tensor) -> Tensor:
+def slope_per_sample(error: Tensor, tangent: Tensor, num_perturbations: int) -> Tensor:
     """Return the directional derivative of each sample's share of the loss, `d_n = sum_o E[n, o] D_L[n, o]`.
 
     Args:
         error: dL/dy, `[N, ...]`.
         tangent: Tangent of the output, `[K * N, ...]`, the K perturbations one after the other.
+        num_perturbations: K.
 
     Returns:
         `[K, N]`.
     """
-    num_perturbations = tangent.shape[0] // max(error.shape[0], 1)
-    rows = tangent.reshape(num_perturbations, error.shape[0], -1)
-    return (rows * error.reshape(1, error.shape[0], -1)).sum(-1)
+    shape = (error.shape[0], math.prod(error.shape[1:]))
+    return (tangent.reshape(num_perturbations, *shape) * error.reshape(1, *shape)).sum(-1)
 
 
 def along(slope: Tensor, direction: Tensor) -> Tensor:

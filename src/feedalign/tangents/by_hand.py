@@ -5,16 +5,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from feedalign.errors import PointNotFiredError
 from feedalign.pushforward import DROPOUTS, own_term_of, pushforward_of
+from feedalign.pushforward.pooling import taken_at
 from feedalign.tangents.carrier import CallKey, Carrier
 from feedalign.tangents.path import Path
-from feedalign.transforms import inside_transform
+from feedalign.transforms import inside_transform, refuse_reentrant_checkpointing
+
+
+class Removable(Protocol):
+    """A hook that can be taken off."""
+
+    def remove(self) -> None:
+        """Take it off."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,9 @@ class HandCarrier(Carrier):
 
     def _taken_from(self, source: CallKey, value: Tensor) -> Tensor | None:
         carried = self.table.get(source)
-        if carried is None or carried.address not in {None, _address(value)}:
+        address = _address(value)
+        is_elsewhere = carried is not None and None not in {carried.address, address} and carried.address != address
+        if carried is None or is_elsewhere:
             raise PointNotFiredError(
                 f"This forward took another path than the one on the example inputs: what {source[0]!r} returned did "
                 "not arrive where its tangent was to go. Attach with example inputs that take the same path; hooks "
@@ -119,56 +129,44 @@ class CarryHook:
 
     def __init__(self, carrier: HandCarrier, name: str, own_names: Mapping[str, str]) -> None:
         self.carrier, self.name, self.own_names = carrier, name, dict(own_names)
-        self.inputs: Tensor | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies carry no tensors of a running forward."""
-        return {**self.__dict__, "inputs": None}
+    def set_on(self, module: nn.Module) -> list[Removable]:
+        """Register the hooks."""
+        return [module.register_forward_hook(self.leave)]
 
-    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Pre-hook of dropout: of ones, it returns its mask."""
-        if not self.carrier.is_running or not torch.is_grad_enabled() or not module.training:
-            return None
-        self.inputs = args[0]
-        return (torch.ones_like(args[0]), *args[1:])
+    @property
+    def is_running(self) -> bool:
+        """Whether a tangent is on its way."""
+        return self.carrier.is_running and torch.is_grad_enabled()
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         """Forward hook: compute the tangent of what the module returned."""
         carrier = self.carrier
-        if not carrier.is_running or not torch.is_grad_enabled():
+        if not self.is_running:
+            if carrier.is_running and not torch.compiler.is_compiling():
+                refuse_reentrant_checkpointing(self.name)
             return None
         index = carrier.counts.get(self.name, 0)
         carrier.counts[self.name] = index + 1
         call = (self.name, index)
         if call not in carrier.path.sources:
             return None
-        source, self.inputs = self.inputs, None
-        mask = None
-        if source is not None:
-            mask, output = output, source * output
-        source = args[0] if source is None else source
         with torch.no_grad():
-            tangent = carrier.taken(call, source if mask is not None else args[0])
+            tangent = carrier.taken(call, args[0])
             if tangent is not None:
-                tangent = self._pushed(module, source, output, tangent, mask)
+                tangent = self.pushed(module, args[0].detach(), output.detach(), tangent)
             if carrier.directions and self.own_names:
-                tangent = self._with_own_term(module, source, output, tangent)
+                tangent = self._with_own_term(module, args[0], output, tangent)
         if carrier.cuts:
             output = output.detach()
         carrier.table[call] = Carried.of(output, tangent)
         return output
 
-    def _pushed(
-        self, module: nn.Module, source: Tensor, output: Tensor, tangent: Tensor, mask: Tensor | None
-    ) -> Tensor:
-        if not isinstance(module, DROPOUTS):
-            push = pushforward_of(module)
-            assert push is not None
-            return push(module, source.detach(), output.detach(), tangent)
-        if mask is None:
-            return tangent
-        dropped: Tensor = (tangent.unflatten(0, (-1, len(mask))) * mask).flatten(0, 1)
-        return dropped
+    def pushed(self, module: nn.Module, source: Tensor, output: Tensor, tangent: Tensor) -> Tensor:
+        """Return the tangent behind the module, `[K * N, ...]`."""
+        push = pushforward_of(module)
+        assert push is not None
+        return push(module, source, output, tangent)
 
     def _with_own_term(self, module: nn.Module, source: Tensor, output: Tensor, tangent: Tensor | None) -> Tensor:
         own_term = own_term_of(module)
@@ -179,3 +177,92 @@ class CarryHook:
             terms.append(own_term(module, source.detach(), output.detach(), directions))
         term = torch.cat(terms) if len(terms) > 1 else terms[0]
         return term if tangent is None else tangent + term
+
+
+class DropoutHook(CarryHook):
+    """Reads the mask of dropout by handing it ones; no other number is drawn than without it."""
+
+    source: Tensor | None = None
+    mask: Tensor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies carry no tensors of a running forward."""
+        return {**self.__dict__, "source": None, "mask": None}
+
+    def set_on(self, module: nn.Module) -> list[Removable]:
+        """Register the hooks."""
+        return [module.register_forward_pre_hook(self.enter), *super().set_on(module)]
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Pre-hook: of ones, dropout returns its mask."""
+        self.source = args[0] if self.is_running and module.training else None
+        return None if self.source is None else (torch.ones_like(args[0]), *args[1:])
+
+    def leave(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        """Forward hook: drop, and compute the tangent."""
+        if self.source is None:
+            return super().leave(module, args, output)
+        source, self.source, self.mask = self.source, None, output
+        dropped = super().leave(module, (source,), source * output)
+        self.mask = None
+        return dropped
+
+    def pushed(self, module: nn.Module, source: Tensor, output: Tensor, tangent: Tensor) -> Tensor:
+        """See `CarryHook`."""
+        del module, output
+        if self.mask is None:
+            return tangent
+        shape = (self.carrier.num_perturbations, *source.shape)
+        return (tangent.reshape(shape) * self.mask).flatten(0, 1)
+
+
+class MaxPoolHook(CarryHook):
+    """Has max pooling return the places of its maxima too, instead of looking for them a second time."""
+
+    places: Tensor | None = None
+    has_asked = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies carry no tensors of a running forward."""
+        return {**self.__dict__, "places": None, "has_asked": False}
+
+    def set_on(self, module: nn.Module) -> list[Removable]:
+        """Register the hooks; no other is to see the places, nor an error to leave the module changed."""
+        return [
+            module.register_forward_pre_hook(self.enter),
+            module.register_forward_hook(self.leave, prepend=True, always_call=True),
+        ]
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Pre-hook: ask for the places."""
+        del args
+        if self.is_running and not torch.compiler.is_compiling():
+            module.return_indices, self.has_asked = True, True  # type: ignore[assignment]
+
+    def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor | None:
+        """Forward hook: keep the places and compute the tangent."""
+        if self.has_asked:
+            module.return_indices, self.has_asked = False, False  # type: ignore[assignment]
+            if isinstance(output, tuple):
+                output, self.places = output
+        if not isinstance(output, Tensor):
+            return None  # the module raised an error
+        left = super().leave(module, args, output)
+        self.places = None
+        return output if left is None else left
+
+    def pushed(self, module: nn.Module, source: Tensor, output: Tensor, tangent: Tensor) -> Tensor:
+        """See `CarryHook`."""
+        if self.places is None:
+            return super().pushed(module, source, output, tangent)
+        return taken_at(2 if isinstance(module, nn.MaxPool2d) else 3, self.places, tangent, output)
+
+
+def hook_for(carrier: HandCarrier, name: str, module: nn.Module, own_names: Mapping[str, str]) -> CarryHook:
+    """Return the hooks for a module."""
+    kind = CarryHook
+    if isinstance(module, DROPOUTS):
+        kind = DropoutHook
+    elif isinstance(module, (nn.MaxPool2d, nn.MaxPool3d)):
+        kind = MaxPoolHook
+    return kind(carrier, name, own_names)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
@@ -26,6 +27,7 @@ class DualCarrier(Carrier):
     """
 
     def __init__(self, model: nn.Module, why: str) -> None:
+        _import_quietly()
         self.model, self.why = model, why
         self.is_running = False
         self.replaced: list[tuple[dict[str, Any], str, nn.Parameter]] = []
@@ -41,11 +43,7 @@ class DualCarrier(Carrier):
             ForwardModeError: The forward runs inside another forward-mode derivative or function transform.
         """
         self.end()
-        if torch.compiler.is_compiling() or inside_compiled():
-            raise CompiledModelError(
-                f"Tangents travel as dual tensors in this model, because {self.why}; compiled code loses them. Run it "
-                "without torch.compile, or use modules whose tangents are carried by hand (see handle.describe())."
-            )
+        self._refuse_compiled()
         if inside_transform() or forward_ad._current_level >= 0:
             raise ForwardModeError(
                 f"Tangents travel as dual tensors in this model, because {self.why}; they cannot be used inside a "
@@ -58,6 +56,14 @@ class DualCarrier(Carrier):
             parameter = self.model.get_submodule(owner)._parameters[own]
             assert parameter is not None
             self._replace(parameter, forward_ad.make_dual(parameter.detach(), direction[0]))
+
+    def _refuse_compiled(self) -> None:
+        if inside_compiled():
+            raise CompiledModelError(
+                f"Tangents travel as dual tensors in this model, because {self.why}; compiled code loses them. Run it, "
+                "and every part of it, without torch.compile, or use modules whose tangents are carried by hand (see "
+                "handle.describe())."
+            )
 
     def _replace(self, parameter: nn.Parameter, dual: Tensor) -> None:
         """Put a dual tensor in the place of a parameter wherever it stands, as tied weights stand in two places."""
@@ -80,16 +86,26 @@ class DualCarrier(Carrier):
     def arrive(self, call: CallKey, activation: Tensor) -> tuple[Tensor, Tensor | None]:
         """See `Carrier`."""
         del call
+        # A part of the model may be compiled on its own.
+        self._refuse_compiled()
         return split(activation)
 
     def leave(self, call: CallKey, activation: Tensor, tangent: Tensor | None) -> Tensor:
         """See `Carrier`."""
         del call
+        self._refuse_compiled()
         return activation if tangent is None else forward_ad.make_dual(activation, tangent)
 
     def reach_output(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
         """See `Carrier`."""
         return split(output)
+
+
+def _import_quietly() -> None:
+    """Import what torch imports at the first dual tensor: a deprecation warning of its own would be an error there."""
+    with warnings.catch_warnings(), contextlib.suppress(ImportError):
+        warnings.simplefilter("ignore")
+        import torch._decomp.decompositions_for_jvp  # noqa: F401
 
 
 def split(tensor: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -91,6 +91,7 @@ def alexnet(stack: Stack, num_outputs: int) -> nn.Sequential:
 
     Batch normalization after each convolution, no dropout of its own: Bacho and Chu (2024), appendix A. The images are
     scaled bilinearly in the network's first layer, so that the data set is kept at its own size.
+    Differs from the authors' code, where feedback arrives behind the poolings: here at each ReLU.
 
     Args:
         stack: The empty stack, with batch normalization.

@@ -1,0 +1,68 @@
+"""What `feedalign compare` says of arguments and data that cannot be used: one sentence, and status 2."""
+
+from pathlib import Path
+
+import pytest
+from lab_output import one_line
+
+from feedalign_lab.cli import main
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "digit"], "no data set called 'digit'. Did you mean digits? The valid names are: digits, mnist"),
+        (["--network", "fc1500"], "no network called 'fc1500'. Did you mean"),
+        (["--rules", "dfa,ddfa"], "no rule called 'ddfa'. Did you mean dfa"),
+        (["--rules", ","], "No rule is named"),
+        (["--network", "conv"], "choose a network such as fc1-500"),
+        (["--epochs", "0"], "epochs must be at least 1"),
+        (["--batch-size", "-3"], "batch size must be at least 1"),
+        (["--trials", "0"], "trials must be at least 1"),
+        (["--lr", "0"], "learning rate must be above 0"),
+        (["--lr", "nan"], "learning rate must be above 0"),
+        (["--dropout", "1"], "dropout must be at least 0 and below 1"),
+        (["--seed", "-1"], "seed must not be negative"),
+        (["--threads", "0"], "threads must be at least 1"),
+        (["--device", "toaster"], "device 'toaster' cannot be used"),
+        (["--flip"], "nothing to flip"),
+        (["--lr-decay", "1.5"], "decay of the learning rate must be above 0 and at most 1"),
+        (["--feedback-lr", "-1"], "feedback's learning rate must be above 0"),
+        (["--inputs", "symmetrical"], "no scaling of the inputs called 'symmetrical'. Did you mean symmetric?"),
+        (["--data", "synthetic-classification", "--inputs", "symmetric"], "are no pixels"),
+        (["--network", "mlp2-8", "--rules", "drtp"], "drtp needs hidden units that saturate"),
+        (["--network", "cnn"], "choose a network such as mlp2-800"),
+        (["--network", "mlp2-8-bn", "--batch-size", "48"], "would hold a single one: choose another batch size"),
+    ],
+)
+def test_wrong_arguments(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(["compare", "--out", str(tmp_path / "out"), *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert message in one_line(err)
+    assert out == ""
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_arguments_that_do_not_parse(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "--epochs", "many"]) == 2
+    assert main(["--nonsense"]) == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_missing_data_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pooch
+
+    def no_network(*_: object, **__: object) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setenv("FEEDALIGN_DATA", str(tmp_path))
+    monkeypatch.setattr("feedalign_lab.data.location.cache_root", lambda: tmp_path / "cache")
+    monkeypatch.setattr(pooch.HTTPDownloader, "__call__", no_network)
+    assert main(["compare", "--data", "mnist", "--out", str(tmp_path / "out")]) == 2
+    err = one_line(capsys.readouterr().err)
+    assert "FEEDALIGN_DATA" in err
+    assert "https://" in err

@@ -1,0 +1,152 @@
+"""Weight-perturbed forward gradients: equations, the exact limit, and every layer that has a weight."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import feedalign as fa
+from agreement import (
+    FIRST_PARAMETER,
+    assert_agree,
+    basis,
+    compare,
+    compare_carriers,
+    gradients_after,
+    gradients_after_step,
+    recorded,
+)
+from feedalign.errors import AttachError
+from problems import MeanOverTokens, Problem, SmallConvNet, TimesOne, draw, problems
+
+every_per = pytest.mark.parametrize("per", ["batch", "sample"])
+every_distribution = pytest.mark.parametrize("distribution", ["normal", "rademacher"])
+
+
+@every_per
+@every_distribution
+@pytest.mark.parametrize("num_perturbations", [1, 3])
+@pytest.mark.parametrize("problem", problems(), ids=str)
+def test_gradients_equal_the_equations_by_hand(
+    problem: Problem, num_perturbations: int, distribution: str, per: str
+) -> None:
+    rule = fa.WeightPerturbed(per, distribution=distribution, num_perturbations=num_perturbations)
+    compare(rule, problem)
+
+
+@every_per
+@pytest.mark.parametrize("num_samples", [1, 3])
+def test_a_partial_batch_has_the_gradients_of_its_own_samples(num_samples: int, per: str) -> None:
+    compare(fa.WeightPerturbed(per, num_perturbations=2), Problem(), num_samples=num_samples)
+
+
+@every_distribution
+def test_both_carriers_make_one_gradient(distribution: str) -> None:
+    compare_carriers(fa.WeightPerturbed(distribution=distribution), Problem())
+
+
+def num_numbers(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+@every_per
+@pytest.mark.parametrize("problem", problems()[:8], ids=str)
+def test_over_a_basis_of_directions_it_is_backprop(problem: Problem, per: str) -> None:
+    model = problem.model()
+    rule = fa.WeightPerturbed(per, num_perturbations=num_numbers(model))
+    exact = gradients_after_step(model, problem)
+    fa.attach(model, rule, example_inputs=problem.inputs())
+    with recorded(basis(rule, problem)):
+        assert_agree(gradients_after_step(model, problem), exact)
+
+
+def over_a_basis(model: nn.Module, x: Tensor, labels: Tensor) -> None:
+    """Raise AssertionError unless the sum over all unit vectors of the parameters is the gradient."""
+
+    def loss() -> Tensor:
+        return F.cross_entropy(model(x).flatten(0, -2), labels.flatten())
+
+    exact = gradients_after(model, loss())
+    sizes, shapes = [p.numel() for p in model.parameters()], [p.shape for p in model.parameters()]
+    unit = torch.eye(sum(sizes), dtype=torch.float64) * sum(sizes) ** 0.5
+    parts = zip(unit.split(sizes, 1), shapes, strict=True)
+    chosen = {place: part.reshape(-1, *shape) for place, (part, shape) in enumerate(parts, start=FIRST_PARAMETER)}
+    if fa.attach(model, fa.WeightPerturbed(), example_inputs=x).uses_dual_tensors:
+        total = None
+        for k in range(sum(sizes)):
+            with recorded({place: directions[k : k + 1] for place, directions in chosen.items()}):
+                found = gradients_after(model, loss())
+            total = found if total is None else {name: total[name] + g for name, g in found.items()}
+        assert_agree({name: g / sum(sizes) for name, g in total.items()}, exact)
+        return
+    fa.handle_of(model).remove()
+    fa.attach(model, fa.WeightPerturbed(num_perturbations=sum(sizes)), example_inputs=x)
+    with recorded(chosen):
+        assert_agree(gradients_after(model, loss()), exact)
+
+
+def test_tokens_see_the_same_weights() -> None:
+    x, labels = draw(3, 4, 5, seed=6), torch.arange(12).reshape(3, 4) % 4
+    over_a_basis(Problem(widths=(5, 4, 3, 4)).model(), x, labels)
+
+
+def test_a_mean_over_tokens_takes_dual_tensors() -> None:
+    over_a_basis(MeanOverTokens(), draw(3, 6, 5, seed=6), torch.tensor([0, 3, 1]))
+
+
+def test_a_convolutional_network_is_taught_by_its_own_weights() -> None:
+    x, labels = SmallConvNet.batch()
+    over_a_basis(SmallConvNet(), x, labels)
+
+
+def test_no_graph_is_kept_below_the_output() -> None:
+    problem = Problem()
+    model = problem.model()
+    fa.attach(model, fa.WeightPerturbed(), example_inputs=problem.inputs())
+    kept = []
+    for layer in model.children():
+        layer.register_forward_hook(lambda module, args, output: kept.append(output.grad_fn))
+    output = model(problem.inputs())
+    assert kept[:-1] == [None] * 4
+    assert output.requires_grad
+
+
+def test_a_frozen_parameter_is_neither_perturbed_nor_taught() -> None:
+    problem = Problem()
+    model = problem.model()
+    model.fc2.weight.requires_grad_(False)
+    fa.attach(model, fa.WeightPerturbed(), example_inputs=problem.inputs())
+    with recorded() as drawn:
+        found = gradients_after_step(model, problem)
+    assert found.pop("fc2.weight") is None
+    assert all(g is not None for g in found.values())
+    assert [v.shape[1:] for v in drawn.values()] == [p.shape for p in model.parameters() if p.requires_grad]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"per": "token"}, "per='token'"),
+        ({"distribution": "uniform"}, "distribution='uniform'"),
+        ({"num_perturbations": 0}, "num_perturbations=0"),
+    ],
+)
+def test_options_that_make_no_rule_are_refused(options: dict[str, object], words: str) -> None:
+    with pytest.raises(AttachError, match=words):
+        fa.WeightPerturbed(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"), [({"num_perturbations": 2}, "num_perturbations=2"), ({"per": "sample"}, 'per="sample"')]
+)
+def test_what_dual_tensors_cannot_carry_is_refused(options: dict[str, object], words: str) -> None:
+    problem = Problem()
+    with pytest.raises(AttachError, match=f"{words} needs tangents that are carried by hand"):
+        fa.attach(TimesOne(problem.model()), fa.WeightPerturbed(**options), example_inputs=problem.inputs())
+
+
+@pytest.mark.parametrize("rule", [fa.WeightPerturbed(), fa.NoisyBackprop()], ids=lambda rule: rule.name)
+def test_it_mixes_with_no_other_rule(rule: fa.Rule) -> None:
+    problem = Problem()
+    with pytest.raises(AttachError, match="mixes with no other rule"):
+        fa.attach(problem.model(), {"fc1": rule, "*": fa.DFA()}, example_inputs=problem.inputs())
