@@ -122,8 +122,20 @@ def bench(record: Record) -> str:
             _table(head, rows),
             _table(["peak activation memory", *(f"{depth} layers" for depth in depths)], memory_rows),
             _bench_caption(record),
+            *([_learned(record["learned"])] if "learned" in record else []),
         ]
     )
+
+
+def _learned(cases: list[Record]) -> str:
+    """Step time and peak memory of learned feedback and forward gradients over backprop's, and the bound of FDFA."""
+    head = ["step time over backprop's (peak memory)", *(case["case"] for case in cases)]
+    names = [name for name in cases[0]["ratio"] if name != "backprop"]
+    rows = [(name, *(f"{case['ratio'][name]:.2f} ({case['memory'][name]:.2f})" for case in cases)) for name in names]
+    rows += [
+        ("bound of fdfa: backprop less its `delta @ W`, plus one tangent", *(_number(c["bound"], 2) for c in cases))
+    ]
+    return f"{_table(head, rows)}\n\nThe same machine, relu, fused Adam."
 
 
 def _bench_caption(record: Record) -> str:
@@ -150,6 +162,9 @@ def _yes(fact: bool) -> str:
 FROM_RECORDS: dict[str, Callable[[Record], str]] = {
     "digits": comparison,
     "mnist-fc1-500": comparison,
+    "fashion-mlp2-800": comparison,
+    "cifar10-cnn": comparison,
+    "mnist-mlp4-800": comparison,
     "bench": bench,
 }
 """How each record of docs/records is rendered, by its file's name."""

@@ -9,7 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import feedalign as fa
-from feedalign.rules import DirectRule, LayerwiseRule
+from feedalign.perturber import Perturber
+from feedalign.rules import DirectRule, LayerwiseRule, LearnedRule, WeightRule
+from feedalign.rules.forward_gradient import SlopeRule
+from feedalign.store import FeedbackStore
 from feedalign.testing import check_rule
 
 
@@ -18,12 +21,33 @@ def test_every_rule_conforms(rule: type[fa.Rule]) -> None:
     check_rule(rule())
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [
+        fa.NoisyBackprop(std=3.0),
+        fa.FDFA(num_perturbations=2, distribution="rademacher"),
+        fa.FDFA(update="ema"),
+        fa.FDFA(update="ema", projects="new", rate=0.3, num_perturbations=2),
+        fa.ActivityPerturbed("perturbed", distribution="rademacher", num_perturbations=2),
+        fa.LocalGreedy(distribution="rademacher", num_perturbations=2),
+        fa.WeightPerturbed("sample", distribution="rademacher"),
+        fa.WeightPerturbed("sample", num_perturbations=2),
+        fa.WeightPerturbed("batch", num_perturbations=2),
+    ],
+    ids=repr,
+)
+def test_every_option_conforms(rule: fa.Rule) -> None:
+    check_rule(rule)
+
+
 def sigmoid_loss(output: Tensor, labels: Tensor) -> Tensor:
     targets = F.one_hot(labels, output.shape[-1]).to(output.dtype)
     return F.binary_cross_entropy_with_logits(output, targets, reduction="sum") / len(labels)
 
 
-@pytest.mark.parametrize("rule", [fa.SignDFA(link="sigmoid"), fa.DRTP(link="sigmoid")], ids=repr)
+@pytest.mark.parametrize(
+    "rule", [fa.SignDFA(link="sigmoid"), fa.DRTP(link="sigmoid"), fa.LocalGreedy("sigmoid")], ids=repr
+)
 def test_rules_for_another_loss_conform_on_that_loss(rule: fa.Rule) -> None:
     check_rule(rule, loss=sigmoid_loss)
 
@@ -57,7 +81,44 @@ class Layerwise(LayerwiseRule):
         return drawn
 
 
-@pytest.mark.parametrize("rule", [Direct(), Layerwise()], ids=repr)
+@dataclass(frozen=True)
+class Learned(LearnedRule):
+    """DKP in other words, for its children to break."""
+
+    name: ClassVar[str] = "learned"
+    paper: ClassVar[str] = "none"
+    signal: ClassVar[str] = "e B"
+    reads_activations: ClassVar[bool] = True
+
+    def broadcast(self, error: Tensor, output: Tensor | None) -> Tensor:
+        return error
+
+    def feedback_gradient(self, feedback: Tensor, error: Tensor, evidence: Tensor) -> Tensor:
+        return error.T @ evidence
+
+
+@dataclass(frozen=True)
+class Slope(SlopeRule):
+    """FG-A in other words, for its children to break."""
+
+    name: ClassVar[str] = "slope"
+    paper: ClassVar[str] = "none"
+    signal: ClassVar[str] = "d U"
+
+
+@dataclass(frozen=True)
+class Noise(WeightRule):
+    """Noisy backprop in other words, for its children to break."""
+
+    name: ClassVar[str] = "noise"
+    paper: ClassVar[str] = "none"
+    signal: ClassVar[str] = "exact gradient + xi"
+
+    def update(self, slope: Tensor | None, direction: Tensor) -> Tensor:
+        return direction[0]
+
+
+@pytest.mark.parametrize("rule", [Direct(), Layerwise(), Learned(), Slope(), Noise()], ids=repr)
 def test_a_rule_that_someone_else_wrote_conforms(rule: fa.Rule) -> None:
     check_rule(rule)
 
@@ -166,6 +227,104 @@ class ChangesTheWeight(Layerwise):
         return weight.add_(drawn)
 
 
+@dataclass(frozen=True)
+class LearnsWithoutLearning(Learned):
+    learns_feedback: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class LearnsFromTheSquare(Learned):
+    def feedback_gradient(self, feedback: Tensor, error: Tensor, evidence: Tensor) -> Tensor:
+        return (error * error.abs()).T @ evidence
+
+
+@dataclass(frozen=True)
+class LearnsFromASum(Learned):
+    def feedback_gradient(self, feedback: Tensor, error: Tensor, evidence: Tensor) -> Tensor:
+        return len(error) * error.T @ evidence
+
+
+@dataclass(frozen=True)
+class LearnsTheTranspose(Learned):
+    def feedback_gradient(self, feedback: Tensor, error: Tensor, evidence: Tensor) -> Tensor:
+        return evidence.T @ error
+
+
+@dataclass(frozen=True)
+class LearnsByItself(Learned):
+    def feedback_gradient(self, feedback: Tensor, error: Tensor, evidence: Tensor) -> Tensor:
+        feedback.sub_(error.T @ evidence)
+        return torch.zeros_like(feedback)
+
+
+@dataclass(frozen=True)
+class ForgetsTheSizeOfTheSlope(Slope):
+    def teach(self, slope: Tensor, perturbation: Tensor) -> Tensor:
+        return super().teach(slope.sign(), perturbation)
+
+
+@dataclass(frozen=True)
+class SharesTheSlopeOfTheBatch(Slope):
+    def teach(self, slope: Tensor, perturbation: Tensor) -> Tensor:
+        return super().teach(slope.mean(-1, keepdim=True).expand_as(slope), perturbation)
+
+
+@dataclass(frozen=True)
+class DrawsAnotherDirection(Slope):
+    def teach(self, slope: Tensor, perturbation: Tensor) -> Tensor:
+        return super().teach(slope, torch.randn_like(perturbation))
+
+
+@dataclass(frozen=True)
+class KeepsTheDirectionsApart(Slope):
+    def teach(self, slope: Tensor, perturbation: Tensor) -> Tensor:
+        return super().teach(slope, perturbation)[None]
+
+
+@dataclass(frozen=True)
+class AveragesOverSamples(fa.WeightPerturbed):
+    def update(self, slope: Tensor | None, direction: Tensor) -> Tensor:
+        return super().update(slope / slope.shape[-1], direction)
+
+
+@dataclass(frozen=True)
+class AddsTheDirection(fa.WeightPerturbed):
+    def update(self, slope: Tensor | None, direction: Tensor) -> Tensor:
+        return super().update(slope, direction) + direction[0]
+
+
+@dataclass(frozen=True)
+class ChangesTheSlope(fa.WeightPerturbed):
+    def update(self, slope: Tensor | None, direction: Tensor) -> Tensor:
+        return super().update(slope.mul_(2), direction)
+
+
+@dataclass(frozen=True)
+class AddsANumber(Noise):
+    def update(self, slope: Tensor | None, direction: Tensor) -> Tensor:
+        return direction.mean()
+
+
+@dataclass(frozen=True)
+class AddsNothingFinite(Noise):
+    def update(self, slope: Tensor | None, direction: Tensor) -> Tensor:
+        return direction[0].clamp(max=0).log() if direction.dim() == 2 else direction[0]
+
+
+@dataclass(frozen=True)
+class AveragesTooFast(fa.FDFA):
+    update: str = "ema"
+
+    def averaged(self, feedback: Tensor, estimate: Tensor) -> Tensor:
+        return feedback
+
+
+@dataclass(frozen=True)
+class HasHeadsForTheSum(fa.LocalGreedy):
+    def local_error(self, error: Tensor, output: Tensor, local_output: Tensor) -> Tensor:
+        return len(error) * super().local_error(error, output, local_output)
+
+
 @pytest.mark.parametrize(
     ("rule", "sentence"),
     [
@@ -187,6 +346,22 @@ class ChangesTheWeight(Layerwise):
         (HasNoHash(), "unhashable"),
         (TransposesItsFeedback(), "feedback_weight returns shape"),
         (ChangesTheWeight(), "feedback_weight changes its arguments"),
+        (LearnsWithoutLearning(), "declares learns_feedback = False"),
+        (LearnsFromTheSquare(), "times the loss does not give"),
+        (LearnsFromASum(), "a factor of 1/N is lost or added"),
+        (LearnsTheTranspose(), r"feedback_gradient returns shape \(5, 3\)"),
+        (LearnsByItself(), "feedback_gradient changes its arguments"),
+        (ForgetsTheSizeOfTheSlope(), "times the loss does not give"),
+        (SharesTheSlopeOfTheBatch(), "a factor of 1/N is lost or added"),
+        (DrawsAnotherDirection(), "teach draws from the global random state"),
+        (KeepsTheDirectionsApart(), r"teach returns shape \(1, 4, 5\)"),
+        (AveragesOverSamples(), "a factor of 1/N is lost or added"),
+        (AddsTheDirection(), "times the loss does not give"),
+        (ChangesTheSlope(), "update changes its arguments"),
+        (AddsANumber(), r"update returns shape \(\)"),
+        (AddsNothingFinite(), "is not finite"),
+        (AveragesTooFast(), "declares learns_feedback = True"),
+        (HasHeadsForTheSum(), "a factor of 1/N is lost or added"),
         (fa.DFA, "no feedalign.Rule"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, fa.Rule) else "",
@@ -216,10 +391,39 @@ def test_an_output_layer_that_is_not_exact_is_seen(monkeypatch: pytest.MonkeyPat
 
 
 def test_feedback_that_does_not_travel_with_the_state_dict_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    from feedalign.store import FeedbackStore
-
     monkeypatch.setattr(
         FeedbackStore, "keep", lambda self, key, feedback: self.register_buffer(key, feedback, persistent=False)
     )
     with pytest.raises(AssertionError, match="after load_state_dict"):
         check_rule(fa.DFA())
+
+
+def test_a_clock_that_does_not_travel_with_the_state_dict_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(self: FeedbackStore, seed: int) -> None:
+        self.has_clock = True
+        self.register_buffer("seed", torch.tensor(seed))
+        self.register_buffer("counter", torch.tensor(0), persistent=False)
+
+    monkeypatch.setattr(FeedbackStore, "start_clock", start)
+    with pytest.raises(AssertionError, match="after load_state_dict"):
+        check_rule(fa.ActivityPerturbed())
+
+
+def test_perturbations_from_the_global_random_state_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "feedalign.perturber.perturbation", lambda like, num, *place: torch.randn(num, *like.shape, dtype=like.dtype)
+    )
+    with pytest.raises(AssertionError, match="a step draws from the global random state"):
+        check_rule(fa.WeightPerturbed())
+
+
+def test_a_perturbation_that_reaches_the_output_itself_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Perturber.reach_output
+
+    def added(self: Perturber, output: Tensor) -> tuple[Tensor, Tensor | None]:
+        output, tangent = original(self, output)
+        return output + 1e-9 * tangent, tangent
+
+    monkeypatch.setattr(Perturber, "reach_output", added)
+    with pytest.raises(AssertionError, match="changes the model's output in training"):
+        check_rule(fa.ActivityPerturbed())

@@ -21,7 +21,12 @@ from torch.nn import functional
 
 from feedalign.attach import attach
 from feedalign.handle import Handle, handle_of
-from feedalign.rules.base import DirectRule, LayerwiseRule, Rule
+from feedalign.rules.activity_perturbed import ActivityPerturbed
+from feedalign.rules.base import DirectRule, LayerwiseRule, LearnedRule, Perturbing, Rule, WeightRule
+from feedalign.rules.fdfa import FDFA
+from feedalign.rules.forward_gradient import SlopeRule
+from feedalign.rules.weight_perturbed import WeightPerturbed
+from feedalign.store import CHILD_NAME
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 Gradients = dict[str, Tensor | None]
@@ -39,9 +44,14 @@ def check_rule(rule: Rule, *, loss: LossFunction = functional.cross_entropy) -> 
     """Check on small built-in models that a rule keeps the promises that every rule of the library keeps.
 
     Attaching, stepping and removing leave alone what is not theirs (parameters, state_dict keys, buffers, gradients,
-    the global random state); the output layer's gradient is exact; gradients are linear in the loss's scale, add up
-    over samples and over backward passes, fit a partial batch, and are the same in every run, in a deep copy and after
-    a state_dict was loaded into a fresh model; streaming gives the gradients of the error.
+    the global random state, what the model returns); gradients are linear in the loss's scale, add up over samples and
+    over backward passes, fit a partial batch, and are the same in every run, in a deep copy and after a state_dict was
+    loaded into a fresh model; feedback is learned where that is declared; streaming gives the gradients of the error.
+
+    What is promised less of, and by whom: the output layer's gradient is exact unless the rule perturbs it, or sends
+    every parameter a vector of its own. A rule that sends such vectors without a slope, and one that learns feedback,
+    may add to those gradients what no loss scales. Samples are compared with the perturbations that they have in the
+    whole batch, and not at all where a batch's signals are made with feedback that it has itself moved.
 
     Args:
         rule: The rule, with the options to check it with.
@@ -125,6 +135,12 @@ class _Trial:
         draws = Generator().manual_seed(seed)
         return model, attach(model, self.rule, example_inputs=self.setting.inputs, generator=draws)
 
+    def apart(self, samples: slice) -> Gradients:
+        """Gradients of the first step of a fresh model on a part of the batch, perturbed as it is in the whole."""
+        model, handle = self.attached()
+        _perturb_as_in_the_whole(handle, samples, len(self.setting.inputs))
+        return self.step(model, samples)
+
     def loss_of(self, model: nn.Module, samples: slice = slice(None), factor: float = 1.0) -> Tensor:
         targets = self.setting.targets[samples]
         if self.rule.needs_targets and _is_attached(model):
@@ -142,8 +158,23 @@ class _Trial:
         return self.step(self.attached()[0], samples, factor)
 
 
+def _perturb_as_in_the_whole(handle: Handle, samples: slice, num_samples: int) -> None:
+    """Let the rule draw for some samples what it draws for them as a part of the whole batch."""
+    perturber = handle._circuit.perturber
+    if perturber is None:
+        return
+    draw, parameters = perturber._draw, set(perturber.parameters)
+
+    def draw_part(like: Tensor, stream: int, distribution: str) -> Tensor:
+        if parameters and not perturber.per_sample:
+            return draw(like, stream, distribution)
+        return draw(like.new_empty(num_samples, *like.shape[1:]), stream, distribution)[:, samples]
+
+    perturber._draw = draw_part  # type: ignore[method-assign]
+
+
 def _is_attached(model: nn.Module) -> bool:
-    return any(name.endswith("feedalign") for name, _ in model.named_modules())
+    return any(name.endswith(CHILD_NAME) for name, _ in model.named_modules())
 
 
 def _gradients(model: nn.Module) -> Gradients:
@@ -167,6 +198,12 @@ def _are_close(found: Tensor | None, expected: Tensor | None) -> bool:
 def _require_equal(found: Mapping[str, Tensor | None], expected: Mapping[str, Tensor | None], sentence: str) -> None:
     name = _differing(found, expected)
     _require(name is None, f"{sentence} ({name})")
+
+
+def _require_same(found: Gradients, expected: Gradients, sentence: str) -> None:
+    """Equal in every bit."""
+    pairs = [(found.get(name), wanted) for name, wanted in expected.items()]
+    _require(all(torch.equal(a, b) if a is not None and b is not None else a is b for a, b in pairs), sentence)
 
 
 def _sum(*terms: Gradients) -> Gradients:
@@ -200,16 +237,36 @@ def _check_declared(rule: Rule) -> None:
 
 def _check_pure(rule: Rule) -> None:
     """The rule's mathematics is a function of its arguments, of the right shape and dtype."""
-    draws = torch.Generator().manual_seed(3)
+    generator = torch.Generator().manual_seed(3)
+
+    def some(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    num = rule.num_perturbations if isinstance(rule, Perturbing) else 1
     if isinstance(rule, DirectRule):
-        output = torch.randn(4, NUM_CLASSES, generator=draws, dtype=torch.float64)
+        output = some(4, NUM_CLASSES)
         error = (output.softmax(-1) - torch.eye(NUM_CLASSES, dtype=torch.float64)[[0, 2, 1, 0]]) / 4
         given = output if rule.reads_output else None
         _check_function("broadcast", lambda: rule.broadcast(error, given), error, [error, output])
-    elif isinstance(rule, LayerwiseRule):
-        weight, drawn = torch.randn(2, 4, 3, generator=draws, dtype=torch.float64)
+    if isinstance(rule, LearnedRule):
+        feedback, evidence = some(NUM_CLASSES, 5), some(4 if rule.reads_activations else NUM_CLASSES, 5)
+        made = lambda: rule.feedback_gradient(feedback, error, evidence)  # noqa: E731
+        _check_function("feedback_gradient", made, feedback, [feedback, error, evidence])
+    if isinstance(rule, LayerwiseRule):
+        weight, drawn = some(4, 3), some(4, 3)
         given = drawn if rule.draws_feedback or rule.redraws else None
         _check_function("feedback_weight", lambda: rule.feedback_weight(weight, given), weight, [weight, drawn])
+    if isinstance(rule, SlopeRule):
+        slope, perturbation = some(num, 4), some(num * 4, 5)
+        _check_function("teach", lambda: rule.teach(slope, perturbation), perturbation[:4], [slope, perturbation])
+    if isinstance(rule, WeightRule):
+        slope, direction = some(num, 4), some(num, 4, 3, 5) if _is_per_sample(rule) else some(num, 3, 5)
+        given = slope if isinstance(rule, Perturbing) else None
+        _check_function("update", lambda: rule.update(given, direction), some(3, 5), [slope, direction])
+
+
+def _is_per_sample(rule: Rule) -> bool:
+    return isinstance(rule, WeightPerturbed) and rule.per == "sample"
 
 
 def _check_function(name: str, call: Callable[[], Tensor], like: Tensor, arguments: list[Tensor]) -> None:
@@ -239,8 +296,6 @@ def _check_leaves_the_model(trial: _Trial) -> None:
     now = dict(model.named_parameters())
     _require(all(now.get(name) is p for name, p in held.items()), "attaching replaces parameters by others")
     _require_equal(_gradients(model), grads, "attaching changes .grad")
-    learned = any(p.requires_grad for p in handle.store.parameters())
-    _require(learned == trial.rule.learns_feedback, f"it declares learns_feedback = {trial.rule.learns_feedback}")
     handle.remove()
     _require(list(model.state_dict()) == list(state), "removing leaves entries in the state_dict")
     now = dict(model.named_parameters())
@@ -255,7 +310,7 @@ def _check_step(trial: _Trial) -> None:
     found = trial.step(model)
     _require(torch.equal(torch.get_rng_state(), random_state), "a step draws from the global random state")
     exact = trial.step(plain)
-    last = list(exact)[-2:]
+    last = list(exact)[-2:] if _has_exact_output(trial.rule) else []
     _require_equal(
         {name: found[name] for name in last},
         {name: exact[name] for name in last},
@@ -266,31 +321,65 @@ def _check_step(trial: _Trial) -> None:
     inputs = trial.setting.inputs
     with torch.no_grad():
         _require(torch.equal(trial.attached()[0](inputs), trial.model()(inputs)), "it changes the model's output")
+    losses = trial.loss_of(trial.attached()[0]), trial.loss_of(trial.model())
+    _require(torch.equal(*losses), "it changes the model's output in training")
+
+
+def _has_exact_output(rule: Rule) -> bool:
+    is_perturbed = isinstance(rule, ActivityPerturbed) and rule.output == "perturbed"
+    return not is_perturbed and not isinstance(rule, WeightRule)
+
+
+def _check_feedback(trial: _Trial) -> None:
+    """Learned feedback has a gradient of its own, or the forward moves it."""
+    model, handle = trial.attached()
+    before = {name: buffer.clone() for name, buffer in handle.store.named_buffers() if name != "counter"}
+    trial.step(model)
+    learns = any(p.grad is not None for p in handle.store.parameters())
+    learns |= any(not torch.equal(handle.store.get_buffer(name), buffer) for name, buffer in before.items())
+    _require(learns == trial.rule.learns_feedback, f"it declares learns_feedback = {trial.rule.learns_feedback}")
 
 
 def _check_loss_scale(trial: _Trial) -> None:
-    once = trial.fresh()
+    once, twice = trial.fresh(), trial.fresh(factor=2.0)
+    # Of gradients that may have one, the part that no loss scales: what remains at a loss of nothing.
+    constant = _sum(_times(2.0, once), _times(-1.0, twice))
+    free = {name for name in once if _may_add_a_constant(trial.rule, name)}
+    constant = {name: part for name, part in constant.items() if name in free}
     for factor in (100.0, 2.0**-12):
+        expected = _times(factor, once)
+        expected |= _sum({name: expected[name] for name in constant}, _times(1 - factor, constant))
         sentence = f"{factor} times the loss does not give {factor} times the gradient"
-        _require_equal(trial.fresh(factor=factor), _times(factor, once), sentence)
+        _require_equal(trial.fresh(factor=factor), expected, sentence)
+
+
+def _may_add_a_constant(rule: Rule, name: str) -> bool:
+    if isinstance(rule, WeightRule):
+        return not isinstance(rule, Perturbing)
+    return isinstance(rule, LearnedRule) and CHILD_NAME in name.split(".")
 
 
 def _check_partial_batch(trial: _Trial) -> None:
     """Two of six samples; the mean over a batch is the mean of the means over its thirds."""
     alone = trial.fresh(_LAST)
-    shapes = {name: p.shape for name, p in trial.model().named_parameters()}
+    shapes = {name: p.shape for name, p in trial.attached()[0].named_parameters()}
     for name, grad in alone.items():
         _require(
             grad is None or grad.shape == shapes[name], f"a partial batch gives {name} a gradient of another shape"
         )
     has_norm = any(isinstance(module, nn.BatchNorm2d) for module in trial.model().modules())
-    if has_norm or not isinstance(trial.rule, (DirectRule, LayerwiseRule)):
+    if has_norm or _uses_new_feedback(trial.rule):
         return
-    thirds = [trial.fresh(slice(start, start + 2)) for start in (0, 2, 4)]
+    thirds = [trial.apart(slice(start, start + 2)) for start in (0, 2, 4)]
     sentence = (
         "the gradient of a mean over the batch is not the mean over its samples: a factor of 1/N is lost or added"
     )
     _require_equal(trial.fresh(), _times(1 / 3, _sum(*thirds)), sentence)
+
+
+def _uses_new_feedback(rule: Rule) -> bool:
+    """Whether the signals of a batch are made with feedback that this batch has moved."""
+    return isinstance(rule, FDFA) and rule.projects == "new"
 
 
 def _check_accumulation(trial: _Trial) -> None:
@@ -309,16 +398,17 @@ def _check_accumulation(trial: _Trial) -> None:
 
 
 def _check_copies(trial: _Trial) -> None:
+    """After a first step, so that feedback that moves, and the clock that perturbations are drawn by, have moved."""
     model, _ = trial.attached()
+    trial.step(model)
     copied = copy.deepcopy(model)
+    resumed, _ = trial.attached(trial.model(seed=11), seed=12)
+    resumed.load_state_dict(model.state_dict())
     expected = trial.step(model)
     before = _gradients(model)
-    _require_equal(trial.step(copied), expected, "a deep copy has other gradients")
-    _require_equal(_gradients(model), before, "a step of a deep copy changes gradients of the original")
-    saved, _ = trial.attached()
-    resumed, _ = trial.attached(trial.model(seed=11), seed=12)
-    resumed.load_state_dict(saved.state_dict())
-    _require_equal(trial.step(resumed), expected, "after load_state_dict into a fresh model the gradients are others")
+    _require_same(trial.step(copied), expected, "a deep copy has other gradients")
+    _require_same(_gradients(model), before, "a step of a deep copy changes gradients of the original")
+    _require_same(trial.step(resumed), expected, "after load_state_dict into a fresh model the gradients are others")
 
 
 def _check_determinism(trial: _Trial) -> None:
@@ -326,9 +416,7 @@ def _check_determinism(trial: _Trial) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(13)
         again = trial.fresh()
-    pairs = zip(once.values(), again.values(), strict=True)
-    same = all(torch.equal(a, b) if a is not None and b is not None else a is b for a, b in pairs)
-    _require(same, "two runs from the same seed have other gradients")
+    _require_same(again, once, "two runs from the same seed have other gradients")
 
 
 def _check_streaming(trial: _Trial) -> None:
@@ -344,6 +432,7 @@ def _check_streaming(trial: _Trial) -> None:
 _CHECKS = (
     _check_leaves_the_model,
     _check_step,
+    _check_feedback,
     _check_loss_scale,
     _check_partial_batch,
     _check_accumulation,

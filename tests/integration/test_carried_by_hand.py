@@ -96,7 +96,7 @@ class Nested(Blocks):
 
 
 def assert_as_by_hand(
-    make: Callable[[], nn.Module], rule: fa.Rule, inputs: Tensor, targets: Tensor, points: list[str], **options: Any
+    make: Callable[[], nn.Module], rule: fa.Rule, inputs: Tensor, targets: Tensor, at: list[str], **options: Any
 ) -> None:
     """One step in double precision, without dual tensors."""
     model = attached(lambda: make().double(), rule, inputs.double(), **options)
@@ -107,7 +107,7 @@ def assert_as_by_hand(
             step(model, inputs.double(), targets)
         torch.manual_seed(3)
         feedback = direct_feedback(model)
-        expected = gradients_by_hand(make().double(), rule, feedback, inputs.double(), targets, points, drawn)
+        expected = gradients_by_hand(make().double(), rule, feedback, inputs.double(), targets, at, drawn)
     assert_same_gradients(numbered_gradients(model), expected, tolerance=1e-12)
 
 
@@ -142,13 +142,24 @@ def test_frozen_layers_are_passed(rule: fa.Rule, frozen: list[str]) -> None:
 
 
 @pytest.mark.parametrize("rule", PERTURBING, **names)
-def test_channels_last_learns_alike(rule: fa.Rule) -> None:
-    model, plain = (attached(lambda: Convolutional().double(), rule, pictures.double()) for _ in range(2))
+@pytest.mark.parametrize("is_last_at_attach", [True, False])
+def test_channels_last_learns_alike(rule: fa.Rule, is_last_at_attach: bool) -> None:
+    inputs = pictures.double().to(memory_format=torch.channels_last)
+    plain = attached(lambda: Convolutional().double(), rule, pictures.double())
+    model = Convolutional().double()
+    if is_last_at_attach:
+        model.to(memory_format=torch.channels_last)
+    attached(lambda: model, rule, inputs if is_last_at_attach else pictures.double())
     model.to(memory_format=torch.channels_last)
     for _ in range(2):
-        step(model, pictures.double().to(memory_format=torch.channels_last), labels)
         step(plain, pictures.double(), labels)
-    assert_same_gradients(gradients(model), gradients(plain), tolerance=1e-12)
+    try:
+        for _ in range(2):
+            step(model, inputs, labels)
+    except fa.errors.PointNotFiredError:  # to flatten such images takes a copy, which was not there before
+        assert not is_last_at_attach
+    else:
+        assert_same_gradients(gradients(model), gradients(plain), tolerance=1e-12)
 
 
 @pytest.mark.parametrize("rule", PERTURBING, **names)
@@ -232,15 +243,14 @@ def test_a_hook_registered_after_attach_may_look_but_not_replace(rule: fa.Rule, 
 def test_a_hook_registered_before_attach_that_replaces_is_followed(rule: fa.Rule) -> None:
     def make() -> nn.Module:
         model = Perceptron().double()
-        model.act1.register_forward_hook(lambda m, args, output: output * 2)
+        model.act2.register_forward_hook(lambda m, args, output: output * 2)
         return model
 
     model = attached(make, rule, x.double())
     with draws_recorded() as drawn:
         step(model, x.double(), y)
-    if isinstance(rule, fa.WeightPerturbed):
-        expected = gradients_by_hand(make(), rule, {}, x.double(), y, [], drawn)
-        assert_same_gradients(numbered_gradients(model), expected, tolerance=1e-12)
+    expected = gradients_by_hand(make(), rule, direct_feedback(model), x.double(), y, ["act1", "act2"], drawn)
+    assert_same_gradients(numbered_gradients(model), expected, tolerance=1e-12)
     assert_hidden_layers_learn(gradients(model), rule)
 
 
@@ -282,7 +292,9 @@ def test_dropout_and_batch_normalization_are_differentiated(rule: fa.Rule) -> No
 
 def separately(rule: fa.Rule, points: list[str], feedback: dict[str, Tensor] | None = None) -> Gradients:
     """A rule at some points of a model whose other layers below are cut off by these points."""
-    model = attached(Convolutional, rule, pictures, points=points, **({} if feedback is None else {"feedback": feedback}))
+    model = attached(
+        Convolutional, rule, pictures, points=points, **({} if feedback is None else {"feedback": feedback})
+    )
     step(model, pictures, labels)
     return gradients(model)
 
@@ -313,7 +325,6 @@ def test_mixtures_with_learned_feedback_above(rule: fa.Rule, below: fa.Rule) -> 
 @pytest.mark.parametrize("rule", [fa.ActivityPerturbed(), fa.FDFA()], **names)
 def test_mixtures_with_perturbed_layers_below_and_a_fixed_rule_above(rule: fa.Rule) -> None:
     """The tangent passes the point of the other rule."""
-    model = attached(Convolutional, {"conv*": rule, "fc*": fa.DFA()}, pictures.double())
     model = attached(lambda: Convolutional().double(), {"conv*": rule, "fc*": fa.DFA()}, pictures.double())
     with draws_recorded() as drawn:
         step(model, pictures.double(), labels)
@@ -329,7 +340,7 @@ def test_mixtures_with_perturbed_layers_below_and_a_fixed_rule_above(rule: fa.Ru
 def test_rules_with_other_numbers_of_perturbations_do_not_mix() -> None:
     rules = {"conv*": fa.ActivityPerturbed(num_perturbations=2), "fc*": fa.FDFA()}
     model = Convolutional()
-    with left_as_it_was(model), pytest.raises(fa.errors.AttachError, match="1 and 2 perturbations.*same"):
+    with left_as_it_was(model), pytest.raises(fa.errors.AttachError, match=r"1 and 2 perturbations.*same"):
         fa.attach(model, rules, example_inputs=pictures)
 
 
@@ -375,5 +386,5 @@ def test_perturbed_weights_need_less_memory_than_backprop() -> None:
         peaks.append(fa.measure.peak_memory(lambda one=one: F.cross_entropy(one(inputs), targets).backward()))
     activations = 24 * 1024 * 64 * 4
     assert peaks[0] > activations
-    assert peaks[1] < peaks[0] / 4
+    assert peaks[1] < peaks[0] / 3
     assert own_gradients(model).keys() == gradients(plain).keys()

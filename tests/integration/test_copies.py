@@ -11,9 +11,11 @@ from torch.optim.swa_utils import AveragedModel
 
 import feedalign as fa
 from attach.model_state import assert_same_state, state_of
-from attach.models import Perceptron, Wrapper, batch, sequential
+from attach.models import Functional, Perceptron, Wrapper, batch, sequential
 from integration.gradients import (
     ALL_RULES,
+    AVERAGED,
+    PERTURBING,
     assert_hidden_layers_learn,
     assert_same_gradients,
     attached,
@@ -41,19 +43,49 @@ def after_a_step(model: nn.Module) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("rule", ALL_RULES, **names)
+CASES = [(Perceptron, rule) for rule in [*ALL_RULES, AVERAGED]]
+CASES += [(Functional, rule) for rule in [*PERTURBING, AVERAGED]]
+each_model = pytest.mark.parametrize(("make", "rule"), CASES, ids=repr)
+
+
+@each_model
 @pytest.mark.parametrize("prepare", [fresh, after_a_forward, after_a_step])
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
-def test_a_copy_learns_as_the_original_does(rule: fa.Rule, prepare: object, duplicate: object) -> None:
-    model = prepare(attached(Perceptron, rule, x))
+def test_a_copy_learns_as_the_original_does(
+    make: type[nn.Module], rule: fa.Rule, prepare: object, duplicate: object
+) -> None:
+    model = prepare(attached(make, rule, x))
     twin = duplicate(model)
     assert_same_gradients(gradients_of_step(twin, x, y), gradients_of_step(model, x, y), tolerance=0)
     assert_hidden_layers_learn(gradients(twin), rule)
 
 
-@pytest.mark.parametrize("rule", ALL_RULES, **names)
-def test_a_copy_taken_between_forward_and_backward_disturbs_neither(rule: fa.Rule) -> None:
-    model, undisturbed = attached(Perceptron, rule, x), attached(Perceptron, rule, x)
+@each_model
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
+def test_a_copy_taken_in_the_middle_of_training_goes_on_as_the_original_does(
+    make: type[nn.Module], rule: fa.Rule, duplicate: object
+) -> None:
+    """Model and optimizer are copied together, so that the copy's optimizer holds the copy's parameters."""
+    model = attached(make, rule, x)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    train(model, optimizer)
+    twin, twins_optimizer = duplicate((model, optimizer))
+    train(model, optimizer)
+    train(twin, twins_optimizer)
+    assert_same_gradients(dict(twin.named_parameters()), dict(model.named_parameters()), tolerance=0)
+    assert all(torch.equal(a, b) for a, b in zip(twin.buffers(), model.buffers(), strict=True))
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    for _ in range(3):
+        optimizer.zero_grad()
+        step(model, x, y)
+        optimizer.step()
+
+
+@each_model
+def test_a_copy_taken_between_forward_and_backward_disturbs_neither(make: type[nn.Module], rule: fa.Rule) -> None:
+    model, undisturbed = attached(make, rule, x), attached(make, rule, x)
     loss = F.cross_entropy(model(x), y)
     twin = copy.deepcopy(model)
     loss.backward()
@@ -63,9 +95,9 @@ def test_a_copy_taken_between_forward_and_backward_disturbs_neither(rule: fa.Rul
     assert_same_gradients(gradients_of_step(twin, x, y), gradients_of_step(undisturbed, x, y))
 
 
-@pytest.mark.parametrize("rule", ALL_RULES, **names)
-def test_a_copy_taken_inside_a_forward_starts_its_own(rule: fa.Rule) -> None:
-    model, undisturbed = attached(Perceptron, rule, x), attached(Perceptron, rule, x)
+@pytest.mark.parametrize(("make", "rule"), [case for case in CASES if case[1] != AVERAGED], ids=repr)
+def test_a_copy_taken_inside_a_forward_starts_its_own(make: type[nn.Module], rule: fa.Rule) -> None:
+    model, undisturbed = attached(make, rule, x), attached(make, rule, x)
     twins = []
     hook = model.act2.register_forward_pre_hook(lambda module, args: twins.append(copy.deepcopy(model)))
     step(model, x, y)

@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 import feedalign as fa
-from attach.models import Convolutional, Perceptron, batch, images, sequential
+from attach.models import Convolutional, Functional, Perceptron, batch, images, sequential
 from feedalign.rules import DirectRule
 from integration.gradients import (
     ALL_RULES,
+    AVERAGED,
+    PERTURBING,
     assert_hidden_layers_learn,
     assert_same_gradients,
     attached,
@@ -57,25 +59,44 @@ def test_feedback_does_differ_between_seeds(rule: fa.Rule) -> None:
     assert not torch.equal(gradients_of_step(model, x, y)["fc1.weight"], gradients_of_step(other, x, y)["fc1.weight"])
 
 
-@pytest.mark.parametrize("rule", ALL_RULES, **names)
-def test_an_interrupted_training_goes_on_as_if_it_had_not_been(rule: fa.Rule) -> None:
+CASES = [(Perceptron, rule) for rule in [*ALL_RULES, AVERAGED]]
+CASES += [(Functional, rule) for rule in [*PERTURBING, AVERAGED]]
+
+
+@pytest.mark.parametrize(("make", "rule"), CASES, ids=repr)
+def test_an_interrupted_training_goes_on_as_if_it_had_not_been(make: type[nn.Module], rule: fa.Rule) -> None:
     def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
         for _ in range(steps):
             optimizer.zero_grad()
             step(model, x, y)
             optimizer.step()
 
-    whole = with_seed(1, rule)
+    whole = with_seed(1, rule, make)
     train(whole, torch.optim.Adam(whole.parameters(), lr=0.01), 6)
-    first = with_seed(1, rule)
+    first = with_seed(1, rule, make)
     optimizer = torch.optim.Adam(first.parameters(), lr=0.01)
     train(first, optimizer, 3)
-    second = with_seed(2, rule)
+    second = with_seed(2, rule, make)
     resumed = torch.optim.Adam(second.parameters(), lr=0.01)
     second.load_state_dict(first.state_dict())
     resumed.load_state_dict(optimizer.state_dict())
     train(second, resumed, 3)
     assert_same_gradients(dict(second.named_parameters()), dict(whole.named_parameters()), tolerance=0)
+    assert all(torch.equal(a, b) for a, b in zip(second.buffers(), whole.buffers(), strict=True))
+
+
+@pytest.mark.parametrize("rule", [*ALL_RULES, AVERAGED], ids=repr)
+def test_a_rule_taken_away_and_attached_again_starts_afresh(rule: fa.Rule) -> None:
+    model = with_seed(1, rule)
+    torch.optim.SGD(model.parameters(), lr=0.1).step(lambda: step(model, x, y))
+    fa.handle_of(model).remove()
+    plain = Perceptron()
+    plain.load_state_dict(model.state_dict())
+    again, fresh = attached(lambda: model, rule, x), attached(lambda: plain, rule, x)
+    for one in (again, fresh):
+        one.zero_grad()
+        step(one, x, y)
+    assert_same_gradients(gradients(again), gradients(fresh), tolerance=0)
 
 
 @pytest.mark.parametrize("rule", [fa.DFA(), fa.FA(), fa.BRSF()], **names)

@@ -12,6 +12,7 @@ import feedalign as fa
 from agreement import assert_agree, feedback_for, gradients, gradients_after, gradients_after_step, rule_for
 from feedalign.errors import AttachError
 from feedalign.measure.alignment import Alignment, angle
+from feedalign.rules import LearnedRule
 from problems import Problem, SmallConvNet, by_hand, draw
 from reference import backprop, dfa, drtp, perceptron, sign_dfa
 from reference import fa as feedback_alignment
@@ -225,7 +226,9 @@ def test_every_rule_is_measured_on_a_convolutional_network() -> None:
     x, labels = SmallConvNet.batch()
     for rule in fa.ALL_RULES:
         model = SmallConvNet()
-        fa.attach(model, rule_for(rule, Problem()), example_inputs=x)
+        # Feedback that is learned starts at zero, from which there is no angle.
+        drawn = fa.KaimingUniform() if issubclass(rule, LearnedRule) else None
+        fa.attach(model, rule_for(rule, Problem()), example_inputs=x, feedback=drawn)
         rows = fa.measure.alignment(model, F.cross_entropy, (x, labels)).layers
         assert [row.layer for row in rows] == ["conv1", "conv2", "fc"]
         hidden = [row.weight for row in rows[:2]]

@@ -10,6 +10,7 @@ from feedalign.rules.dkp import DKP
 from feedalign.rules.drtp import DRTP
 from feedalign.rules.fa import FA
 from feedalign.rules.fdfa import FDFA, DirectionalDFA
+from feedalign.rules.forward_gradient import SlopeRule
 from feedalign.rules.local_greedy import LocalGreedy
 from feedalign.rules.noisy_backprop import NoisyBackprop
 from feedalign.rules.sign_dfa import SignDFA
@@ -57,6 +58,7 @@ __all__ = [
     "Rule",
     "Shallow",
     "SignDFA",
+    "SlopeRule",
     "WeightPerturbed",
     "WeightRule",
 ]

@@ -92,16 +92,16 @@ class HandCarrier(Carrier):
 
     def reach_output(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
         """See `Carrier`."""
-        return output, self._taken_from(self.path.at_output, output)
+        return output, self._taken_from(self.path.at_output, output, None)
 
     def taken(self, call: CallKey, value: Tensor) -> Tensor | None:
         """Return the tangent of what comes into a call, `[K * N, ...]`."""
         source = self.path.sources.get(call)
-        return None if source is None else self._taken_from(source, value)
+        return None if source is None else self._taken_from(source, value, call)
 
-    def _taken_from(self, source: CallKey, value: Tensor) -> Tensor | None:
+    def _taken_from(self, source: CallKey, value: Tensor, taker: CallKey | None) -> Tensor | None:
         carried = self.table.get(source)
-        address = _address(value)
+        address = None if taker in self.path.reshaped else _address(value)
         is_elsewhere = carried is not None and None not in {carried.address, address} and carried.address != address
         if carried is None or is_elsewhere:
             raise PointNotFiredError(

@@ -14,7 +14,7 @@ from feedalign.pushforward import DROPOUTS, own_term_of, pushforward_of
 from feedalign.tangents.carrier import CallKey
 
 # Operations between modules that keep the order of all numbers: a tangent is reshaped as its value is.
-_ORDERED = ("View", "UnsafeView", "ReshapeAlias", "Unsqueeze", "Squeeze", "Alias")
+_ORDERED = ("View", "UnsafeView", "ReshapeAlias", "Unsqueeze", "Squeeze", "Alias", "Clone")
 _VIEWS = {f"{op}Backward{n}" for op in _ORDERED for n in range(3)}
 
 
@@ -26,11 +26,13 @@ class Path:
         sources: For each call, the call whose tangent comes in; None: none does.
         at_output: The call whose tangent is the output's.
         marks: Feedback points among them that are no modules with a derivative of their own, e.g. whole blocks.
+        reshaped: Calls (None: the output) between which and their source a tensor is reshaped, and perhaps copied.
     """
 
     sources: Mapping[CallKey, CallKey | None]
     at_output: CallKey
     marks: frozenset[CallKey]
+    reshaped: frozenset[CallKey | None]
 
 
 class UnknownPathError(Exception):
@@ -79,10 +81,12 @@ class _Follower:
         self.origins = {id(node) for node in nodes} | {i for i, n in probe.parameters.items() if n in self.parameters}
         self.sources: dict[CallKey, CallKey | None] = {}
         self.marks: set[CallKey] = set()
+        self.reshaped: set[CallKey | None] = set()
 
     def follow(self, site: OutputSite) -> Path:
         what = f"the output (at {site.module!r})" if site.module else "the model's output"
-        at_output = self._producer(site.node, None, len(self.calls) if site.before is False else site.order, what)
+        end = site.order if site.before else len(self.calls)
+        at_output = self._producer(site.node, None, end, what, None)
         if at_output is None:
             raise UnknownPathError(f"{what} does not depend on any trainable module")
         waiting = [at_output]
@@ -94,27 +98,28 @@ class _Follower:
                 self.sources[_key(call)] = None if source is None else _key(self.calls[source])
                 waiting += [] if source is None else [source]
         self._refuse_missing()
-        return Path(self.sources, _key(self.calls[at_output]), frozenset(self.marks))
+        return Path(self.sources, _key(self.calls[at_output]), frozenset(self.marks), frozenset(self.reshaped))
 
     def _source(self, call: Call, position: int) -> int | None:
         """The call whose tangent comes into this one."""
         module = self.modules[call.module]
         if not self._is_known(module):
             self.marks.add(_key(call))
-            return self._producer(call.node, call.output, position, f"{call.module!r}")
+            return self._producer(call.node, call.output, position, f"{call.module!r}", _key(call))
         if self.parameters and self._perturbs(call.module) and own_term_of(module) is None:
             raise UnknownPathError(f"no derivative by the parameters of {_name(call.module, module)} is known by hand")
         if isinstance(module, DROPOUTS) and getattr(module, "inplace", False):
             raise UnknownPathError(f"{_name(call.module, module)} works in place")
         if len(call.inputs) != 1:
             raise UnknownPathError(f"{_name(call.module, module)} takes several tensors or keywords")
-        source = self._producer(call.input_nodes[0], call.inputs[0], position, f"the input of {call.module!r}")
+        what = f"the input of {call.module!r}"
+        source = self._producer(call.input_nodes[0], call.inputs[0], position, what, _key(call))
         if source is not None and self._starts(module):
             raise UnknownPathError(f"no derivative of {_name(call.module, module)} is known by hand")
         return source
 
-    def _producer(self, node: Node | None, tensor: object, end: int, what: str) -> int | None:
-        """The last call before `end` that made a tensor; None for one that depends on nothing trainable."""
+    def _producer(self, node: Node | None, tensor: object, end: int, what: str, taker: CallKey | None) -> int | None:
+        """The last call before `end` that made a tensor; None for one that depends on nothing perturbed."""
         earlier = [i for i in range(end - 1, -1, -1) if self._carries(self.calls[i])]
         if isinstance(tensor, Tensor):
             # By identity first: an in-place module returns the tensor that it was given, with another node.
@@ -129,6 +134,7 @@ class _Follower:
                 return None
             if node.name() not in _VIEWS:
                 raise UnknownPathError(f"{what} is made by an operation outside the modules ({node.name()})")
+            self.reshaped.add(taker)
             node = node.next_functions[0][0]
         return None
 
@@ -148,6 +154,8 @@ class _Follower:
         return _key(call) in self.cuts or self._is_known(self.modules[call.module])
 
     def _is_known(self, module: nn.Module) -> bool:
+        if module._forward_hooks or module._forward_pre_hooks:
+            return False  # they may put anything in the place of what the module returns
         return isinstance(module, DROPOUTS) or pushforward_of(module) is not None or self._starts(module)
 
     def _starts(self, module: nn.Module) -> bool:
