@@ -1,6 +1,7 @@
 """The problems that tests share: a small perceptron, its data, and a loss, all drawn from a seed."""
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -135,6 +136,17 @@ def pixelwise(problem: Problem) -> nn.Sequential:
         for convolution, parameter in zip(model.double().parameters(), problem.model().parameters(), strict=True):
             convolution.copy_(parameter.reshape(convolution.shape))
     return model
+
+
+def by_pixel(gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Gradients of that network under the names and in the shapes of the problem's own."""
+    names = {"0": "fc1", "2": "fc2", "2.feedalign": "fc2.feedalign"}
+    found = {}
+    for name, gradient in gradients.items():
+        module, _, own = name.rpartition(".")
+        place = f"{names[module]}.{'act1' if own == '1' else own}"
+        found[place] = gradient.flatten(1) if gradient.dim() > 1 else gradient
+    return found
 
 
 def by_hand(model: nn.Module, nonlinearity: str) -> Perceptron:

@@ -51,6 +51,32 @@ def test_mean_and_variance_are_those_declared(drawing: fa.Draw, variance: float,
     assert abs(float(entries.square().mean()) / expected - 1) < 4 * math.sqrt((kurtosis - 1) / NUM_ENTRIES)
 
 
+def test_zeros_are_zeros_of_any_shape_and_draw_nothing() -> None:
+    source = generator()
+    before = source.get_state()
+    matrices = fa.Zeros()([(3, 4), (5, 6)], source)
+    assert [tuple(matrix.shape) for matrix in matrices] == [(3, 4), (5, 6)]
+    assert not any(matrix.any() for matrix in matrices)
+    assert torch.equal(source.get_state(), before)
+
+
+@pytest.mark.parametrize("rule", [fa.DKP(), fa.FDFA(), fa.FDFA(update="ema")], ids=repr)
+def test_learned_feedback_starts_at_zero_or_where_the_user_says(rule: fa.Rule) -> None:
+    def started(**options: object) -> dict[str, Tensor]:
+        problem = Problem()
+        store = fa.attach(problem.model(), rule, example_inputs=problem.inputs(), **options).store
+        return {name: store.feedback(name).detach() for name in ("act1", "act2")}
+
+    assert not any(matrix.any() for matrix in started().values())
+    fixed = Problem().model()
+    drawn = fa.attach(fixed, fa.DFA(), example_inputs=Problem().inputs(), feedback=fa.Orthogonal()).store
+    for name, matrix in started(feedback=fa.Orthogonal()).items():
+        assert torch.equal(matrix, drawn.feedback(name))
+    given = Problem().direct_feedback()
+    found = started(feedback=given)
+    assert all(torch.equal(found[name], matrix) for name, matrix in given.items())
+
+
 @pytest.mark.parametrize(
     ("drawing", "bound"),
     [(fa.KaimingUniform(), math.sqrt(6 / FAN)), (fa.ScaledUniform(), 1 / 50), (fa.SharedSlice(), 1 / 50)],

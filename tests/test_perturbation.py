@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from feedalign.perturbation import _drawn_on_device, mixed, perturbation
+from feedalign.perturbation import _BLOCK, _drawn_on_device, mixed, perturbation
 
 DISTRIBUTIONS = ("normal", "rademacher")
 every_distribution = pytest.mark.parametrize("distribution", DISTRIBUTIONS)
@@ -159,7 +159,7 @@ def test_the_clock_is_left_as_it_was(draw: Draw, distribution: str) -> None:
 @every_draw
 @every_distribution
 def test_numbers_do_not_depend_on_the_number_of_threads(draw: Draw, distribution: str) -> None:
-    like, threads, found = torch.empty(300, 400), torch.get_num_threads(), []
+    like, threads, found = torch.empty(3, _BLOCK + 7), torch.get_num_threads(), []
     try:
         for number in (1, 2, 3):
             torch.set_num_threads(number)
@@ -168,6 +168,18 @@ def test_numbers_do_not_depend_on_the_number_of_threads(draw: Draw, distribution
         torch.set_num_threads(threads)
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
+
+
+@every_draw
+def test_blocks_of_a_large_tensor_have_no_correlation(draw: Draw) -> None:
+    """Nor do the ends of blocks differ from the rest: the last one is shorter than the others."""
+    drawn = draw(torch.empty(3 * _BLOCK + 20), 1, clock(), 1, "normal")[0]
+    one, two, three, rest = drawn.split(_BLOCK)
+    for other in (two, three):
+        assert abs(correlation(one, other)) < 5
+        assert abs(correlation(one**2 - 1, other**2 - 1)) / 2 < 5
+    assert bool((rest.abs() > 0.01).any())
+    assert abs(float(drawn.var()) - 1) < 5 * (2 / drawn.numel()) ** 0.5
 
 
 @every_distribution

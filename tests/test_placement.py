@@ -167,6 +167,30 @@ def test_features_that_the_activation_has_beyond_the_errors_positions_are_all_fe
 
 
 @pytest.mark.parametrize(
+    ("error", "activation", "axis", "error_axis", "positions", "layout", "num_outputs", "num_features"), SETTLED
+)
+def test_collecting_is_the_adjoint_of_delivering(
+    error: tuple[int, ...],
+    activation: tuple[int, ...],
+    axis: FeatureAxis,
+    error_axis: FeatureAxis,
+    positions: str,
+    layout: str,
+    num_outputs: int,
+    num_features: int,
+) -> None:
+    """Two numbers that agree for all signals only if each entry comes from where it is delivered to."""
+    placement = settle(error, activation, positions, axis=axis, error_axis=error_axis)
+    projected, tensor = draw(placement.num_rows(activation), num_features, seed=1), draw(*activation, seed=2)
+    collected = placement.collect(tensor)
+    assert collected.shape == projected.shape
+    delivered = (placement.deliver(projected, activation) * tensor).sum()
+    torch.testing.assert_close((projected * collected).sum(), delivered)
+    repeats = math.prod(activation) // (placement.num_rows(activation) * num_features)
+    assert placement.num_repeats(activation) == repeats
+
+
+@pytest.mark.parametrize(
     ("placement", "shape"),
     [
         (settle((6, 3), (6, 7)), (2, 7)),

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import feedalign as fa
 from feedalign.perturber import Perturber
-from feedalign.rules import DirectRule, LayerwiseRule, LearnedRule, WeightRule
+from feedalign.rules import DirectRule, EstimatingRule, LayerwiseRule, LearnedRule, WeightRule
 from feedalign.rules.forward_gradient import SlopeRule
 from feedalign.store import FeedbackStore
 from feedalign.testing import check_rule
@@ -98,6 +98,24 @@ class Learned(LearnedRule):
 
 
 @dataclass(frozen=True)
+class Estimating(EstimatingRule):
+    """FDFA in other words, for its children to break."""
+
+    name: ClassVar[str] = "estimating"
+    paper: ClassVar[str] = "none"
+    signal: ClassVar[str] = "e B"
+
+    def broadcast(self, error: Tensor, output: Tensor | None) -> Tensor:
+        return error
+
+    def estimate(self, tangent: Tensor, perturbation: Tensor, num_terms: int) -> Tensor:
+        return tangent.T @ perturbation / num_terms
+
+    def feedback_gradient(self, feedback: Tensor, error: Tensor, evidence: Tensor) -> Tensor:
+        return feedback - evidence
+
+
+@dataclass(frozen=True)
 class Slope(SlopeRule):
     """FG-A in other words, for its children to break."""
 
@@ -118,7 +136,7 @@ class Noise(WeightRule):
         return direction[0]
 
 
-@pytest.mark.parametrize("rule", [Direct(), Layerwise(), Learned(), Slope(), Noise()], ids=repr)
+@pytest.mark.parametrize("rule", [Direct(), Layerwise(), Learned(), Estimating(), Slope(), Noise()], ids=repr)
 def test_a_rule_that_someone_else_wrote_conforms(rule: fa.Rule) -> None:
     check_rule(rule)
 
@@ -239,6 +257,12 @@ class LearnsFromTheSquare(Learned):
 
 
 @dataclass(frozen=True)
+class LearnsFromTheSign(Learned):
+    def feedback_gradient(self, feedback: Tensor, error: Tensor, evidence: Tensor) -> Tensor:
+        return error.sign().T @ evidence
+
+
+@dataclass(frozen=True)
 class LearnsFromASum(Learned):
     def feedback_gradient(self, feedback: Tensor, error: Tensor, evidence: Tensor) -> Tensor:
         return len(error) * error.T @ evidence
@@ -255,6 +279,43 @@ class LearnsByItself(Learned):
     def feedback_gradient(self, feedback: Tensor, error: Tensor, evidence: Tensor) -> Tensor:
         feedback.sub_(error.T @ evidence)
         return torch.zeros_like(feedback)
+
+
+@dataclass(frozen=True)
+class EstimatesASum(Estimating):
+    def estimate(self, tangent: Tensor, perturbation: Tensor, num_terms: int) -> Tensor:
+        return tangent.T @ perturbation
+
+
+@dataclass(frozen=True)
+class EstimatesTheTranspose(Estimating):
+    def estimate(self, tangent: Tensor, perturbation: Tensor, num_terms: int) -> Tensor:
+        return perturbation.T @ tangent / num_terms
+
+
+@dataclass(frozen=True)
+class EstimatesInPlace(Estimating):
+    def estimate(self, tangent: Tensor, perturbation: Tensor, num_terms: int) -> Tensor:
+        return tangent.div_(num_terms).T @ perturbation
+
+
+@dataclass(frozen=True)
+class LearnsFromTheErrorToo(Estimating):
+    def feedback_gradient(self, feedback: Tensor, error: Tensor, evidence: Tensor) -> Tensor:
+        return feedback - evidence * error.abs().max() ** 2
+
+
+@dataclass(frozen=True)
+class ForgetsToMoveItsAverage(Estimating):
+    @property
+    def keeps_average(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class AveragesInPlace(ForgetsToMoveItsAverage):
+    def averaged(self, feedback: Tensor, estimate: Tensor) -> Tensor:
+        return feedback.lerp_(estimate, 0.5)
 
 
 @dataclass(frozen=True)
@@ -312,14 +373,6 @@ class AddsNothingFinite(Noise):
 
 
 @dataclass(frozen=True)
-class AveragesTooFast(fa.FDFA):
-    update: str = "ema"
-
-    def averaged(self, feedback: Tensor, estimate: Tensor) -> Tensor:
-        return feedback
-
-
-@dataclass(frozen=True)
 class HasHeadsForTheSum(fa.LocalGreedy):
     def local_error(self, error: Tensor, output: Tensor, local_output: Tensor) -> Tensor:
         return len(error) * super().local_error(error, output, local_output)
@@ -348,6 +401,13 @@ class HasHeadsForTheSum(fa.LocalGreedy):
         (ChangesTheWeight(), "feedback_weight changes its arguments"),
         (LearnsWithoutLearning(), "declares learns_feedback = False"),
         (LearnsFromTheSquare(), "times the loss does not give"),
+        (LearnsFromTheSign(), "times the loss does not give"),
+        (EstimatesASum(), "a factor of 1/N is lost or added"),
+        (EstimatesTheTranspose(), r"estimate returns shape \(5, 3\)"),
+        (EstimatesInPlace(), "estimate changes its arguments"),
+        (LearnsFromTheErrorToo(), "times the loss does not give"),
+        (ForgetsToMoveItsAverage(), "declares learns_feedback = True"),
+        (AveragesInPlace(), "averaged changes its arguments"),
         (LearnsFromASum(), "a factor of 1/N is lost or added"),
         (LearnsTheTranspose(), r"feedback_gradient returns shape \(5, 3\)"),
         (LearnsByItself(), "feedback_gradient changes its arguments"),
@@ -360,7 +420,6 @@ class HasHeadsForTheSum(fa.LocalGreedy):
         (ChangesTheSlope(), "update changes its arguments"),
         (AddsANumber(), r"update returns shape \(\)"),
         (AddsNothingFinite(), "is not finite"),
-        (AveragesTooFast(), "declares learns_feedback = True"),
         (HasHeadsForTheSum(), "a factor of 1/N is lost or added"),
         (fa.DFA, "no feedalign.Rule"),
     ],

@@ -22,8 +22,7 @@ from feedalign.perturbing import carry_hooks, perturber_for
 from feedalign.placement import Placement, error_axis_of, place
 from feedalign.receivers import DirectReceiver, HeadReceiver, Receiver, SlopeReceiver, WeightReceiver
 from feedalign.report import report
-from feedalign.rules.base import DirectRule, LayerwiseRule, LearnedRule, Perturbing, Rule, WeightRule
-from feedalign.rules.fdfa import FDFA
+from feedalign.rules.base import DirectRule, EstimatingRule, LayerwiseRule, LearnedRule, Perturbing, Rule, WeightRule
 from feedalign.rules.forward_gradient import SlopeRule
 from feedalign.rules.local_greedy import LocalGreedy
 from feedalign.store import CHILD_NAME, FeedbackStore, key_of
@@ -150,7 +149,7 @@ def _hold(store: FeedbackStore, key: str, matrix: Tensor, rule: Rule | None) -> 
     if isinstance(rule, LocalGreedy):
         store.learn(key, matrix)
         store.learn(bias_key(key), torch.zeros(len(matrix)))
-    elif isinstance(rule, LearnedRule) and not (isinstance(rule, FDFA) and rule.update == "ema"):
+    elif isinstance(rule, LearnedRule) and not (isinstance(rule, EstimatingRule) and rule.keeps_average):
         store.learn(key, matrix)
     else:
         store.keep(key, matrix)

@@ -13,8 +13,7 @@ from feedalign.perturber import Perturber
 from feedalign.placement import FeatureAxis
 from feedalign.receivers import DirectReceiver, HeadReceiver, Receiver, SlopeReceiver
 from feedalign.rules.activity_perturbed import ActivityPerturbed
-from feedalign.rules.base import DirectRule, Rule
-from feedalign.rules.fdfa import FDFA
+from feedalign.rules.base import DirectRule, EstimatingRule, Rule
 from feedalign.store import FeedbackStore
 from feedalign.tangents import CallKey
 from feedalign.transforms import mean_over_ranks
@@ -110,7 +109,7 @@ def to_points(
             assert site.receiver is not None
             with torch.no_grad():
                 gathered = site.receiver.gather(perturber.drawn.pop(site.call), tangent)
-                if isinstance(site.rule, FDFA) and site.rule.update == "ema":
+                if isinstance(site.rule, EstimatingRule) and site.rule.keeps_average:
                     held = _averaged(site.rule, site.key, held, gathered, store, learns=learns)
                 else:
                     kept = (gathered,)
@@ -119,11 +118,11 @@ def to_points(
 
 
 def _averaged(
-    rule: FDFA, key: str, held: tuple[Tensor, ...], estimate: Tensor, store: FeedbackStore, *, learns: bool
+    rule: EstimatingRule, key: str, held: tuple[Tensor, ...], estimate: Tensor, store: FeedbackStore, *, learns: bool
 ) -> tuple[Tensor, ...]:
     """Move the average on in the store; return the matrix that makes this step's signals."""
     if not learns:
         return held
     new = rule.averaged(held[0], mean_over_ranks(estimate.to(held[0].dtype)))
     store.replace(key, new)
-    return (new,) if rule.projects == "new" else held
+    return (new,) if rule.projects_average else held

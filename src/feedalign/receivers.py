@@ -13,8 +13,7 @@ from torch import Tensor
 from feedalign.errors import FeedbackShapeError
 from feedalign.feedback import Projection
 from feedalign.placement import FeatureAxis, Placement, features_last
-from feedalign.rules.base import DirectRule, LearnedRule, Rule, WeightRule
-from feedalign.rules.fdfa import FDFA
+from feedalign.rules.base import DirectRule, EstimatingRule, LearnedRule, Rule, WeightRule
 from feedalign.rules.forward_gradient import SlopeRule, slope_per_sample
 from feedalign.rules.local_greedy import LocalGreedy
 
@@ -163,7 +162,7 @@ class DirectReceiver(Receiver):
 
     def gather(self, perturbation: Tensor, tangent: Tensor) -> Tensor:
         """Return the estimate of the Jacobian, `[C, D]`, which is much smaller than what it is made of."""
-        assert isinstance(self.rule, FDFA)
+        assert isinstance(self.rule, EstimatingRule)
         rows = self.placement.rows(features_last(tangent, self.placement.error_axis))
         num_terms = rows.shape[0] * self.placement.num_repeats(tuple(perturbation.shape))
         return self.rule.estimate(rows, self.placement.collect(perturbation), num_terms)

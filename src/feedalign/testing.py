@@ -22,8 +22,7 @@ from torch.nn import functional
 from feedalign.attach import attach
 from feedalign.handle import Handle, handle_of
 from feedalign.rules.activity_perturbed import ActivityPerturbed
-from feedalign.rules.base import DirectRule, LayerwiseRule, LearnedRule, Perturbing, Rule, WeightRule
-from feedalign.rules.fdfa import FDFA
+from feedalign.rules.base import DirectRule, EstimatingRule, LayerwiseRule, LearnedRule, Perturbing, Rule, WeightRule
 from feedalign.rules.forward_gradient import SlopeRule
 from feedalign.rules.weight_perturbed import WeightPerturbed
 from feedalign.store import CHILD_NAME
@@ -49,9 +48,9 @@ def check_rule(rule: Rule, *, loss: LossFunction = functional.cross_entropy) -> 
     loaded into a fresh model; feedback is learned where that is declared; streaming gives the gradients of the error.
 
     What is promised less of, and by whom: the output layer's gradient is exact unless the rule perturbs it, or sends
-    every parameter a vector of its own. A rule that sends such vectors without a slope, and one that learns feedback,
-    may add to those gradients what no loss scales. Samples are compared with the perturbations that they have in the
-    whole batch, and not at all where a batch's signals are made with feedback that it has itself moved.
+    every parameter a vector of its own. A rule that sends such vectors without a slope, and one that estimates its
+    feedback, may add to those gradients what no loss scales. Samples are compared with the perturbations that they
+    have in the whole batch, and not at all where a batch's signals are made with feedback that it has itself moved.
 
     Args:
         rule: The rule, with the options to check it with.
@@ -252,6 +251,11 @@ def _check_pure(rule: Rule) -> None:
         feedback, evidence = some(NUM_CLASSES, 5), some(4 if rule.reads_activations else NUM_CLASSES, 5)
         made = lambda: rule.feedback_gradient(feedback, error, evidence)  # noqa: E731
         _check_function("feedback_gradient", made, feedback, [feedback, error, evidence])
+    if isinstance(rule, EstimatingRule):
+        tangent, perturbation = some(4, NUM_CLASSES), some(4, 5)
+        estimated = lambda: rule.estimate(tangent, perturbation, 4)  # noqa: E731
+        _check_function("estimate", estimated, feedback, [tangent, perturbation])
+        _check_function("averaged", lambda: rule.averaged(feedback, evidence), feedback, [feedback, evidence])
     if isinstance(rule, LayerwiseRule):
         weight, drawn = some(4, 3), some(4, 3)
         given = drawn if rule.draws_feedback or rule.redraws else None
@@ -356,7 +360,7 @@ def _check_loss_scale(trial: _Trial) -> None:
 def _may_add_a_constant(rule: Rule, name: str) -> bool:
     if isinstance(rule, WeightRule):
         return not isinstance(rule, Perturbing)
-    return isinstance(rule, LearnedRule) and CHILD_NAME in name.split(".")
+    return isinstance(rule, EstimatingRule) and CHILD_NAME in name.split(".")
 
 
 def _check_partial_batch(trial: _Trial) -> None:
@@ -379,7 +383,7 @@ def _check_partial_batch(trial: _Trial) -> None:
 
 def _uses_new_feedback(rule: Rule) -> bool:
     """Whether the signals of a batch are made with feedback that this batch has moved."""
-    return isinstance(rule, FDFA) and rule.projects == "new"
+    return isinstance(rule, EstimatingRule) and rule.projects_average
 
 
 def _check_accumulation(trial: _Trial) -> None:

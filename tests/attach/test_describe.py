@@ -47,6 +47,45 @@ def test_where_layerwise_feedback_comes_from(rule: fa.Rule, feedback: str) -> No
     }
 
 
+@pytest.mark.parametrize(("rule", "feedback"), [
+    (fa.DKP(), "learned from Zeros()"),
+    (fa.FDFA(), "learned from Zeros()"),
+    (fa.FDFA(update="ema"), "learned from Zeros()"),
+])  # fmt: skip
+def test_learned_feedback(rule: fa.Rule, feedback: str) -> None:
+    assert lines(fa.attach(Perceptron(), rule, example_inputs=x)) == [
+        ("fc1", "act1", f"{rule.name}: e B, B learned", f"[3, 7] {feedback}", None),
+        ("fc2", "act2", f"{rule.name}: e B, B learned", f"[3, 6] {feedback}", None),
+        ("head", "output", "error", "-", None),
+    ]
+    given = {"act1": torch.randn(3, 7), "act2": torch.randn(3, 6)}
+    handle = fa.attach(Perceptron(), rule, example_inputs=x, feedback=given)
+    assert lines(handle)[0][3] == "[3, 7] learned from given"
+
+
+def test_perturbed_activations() -> None:
+    assert lines(fa.attach(Perceptron(), fa.ActivityPerturbed(), example_inputs=x)) == [
+        ("fc1", "act1", "fg-a: (e . JU) U", "-", None),
+        ("fc2", "act2", "fg-a: (e . JU) U", "-", None),
+        ("head", "output", "error", "-", None),
+    ]
+
+
+def test_local_heads() -> None:
+    assert lines(fa.attach(Perceptron(), fa.LocalGreedy(), example_inputs=x)) == [
+        ("fc1", "act1", "lg-fg-a: (e . JU) U, local loss", "[3, 7] head, learned from ScaledUniform()", None),
+        ("fc2", "act2", "lg-fg-a: (e . JU) U, local loss", "-", None),
+        ("head", "output", "error", "-", None),
+    ]
+
+
+@pytest.mark.parametrize("rule", [fa.WeightPerturbed(), fa.NoisyBackprop()])
+def test_rules_of_parameters_name_all_layers_alike(rule: fa.Rule) -> None:
+    signal = f"{rule.name}: {rule.signal}"
+    expected = [(layer, "-", signal, "-", None) for layer in ("fc1", "fc2", "head")]
+    assert lines(fa.attach(Perceptron(), rule, example_inputs=x)) == expected
+
+
 def test_shallow_sends_no_signal() -> None:
     assert lines(fa.attach(Perceptron(), fa.Shallow(), example_inputs=x)) == [
         ("fc1", "act1", "shallow: none", "-", None),
@@ -99,7 +138,7 @@ def test_the_origin_of_the_feedback_is_named(feedback: object, words: str) -> No
     assert lines(handle)[0][3] == f"[3, 7] {words}"
 
 
-@pytest.mark.parametrize("rule", [fa.DFA(), fa.Shallow(), fa.DRTP(), fa.FA(), fa.BRSF()])
+@pytest.mark.parametrize("rule", [fa.DFA(), fa.Shallow(), fa.DRTP(), fa.FA(), fa.BRSF(), fa.FDFA()])
 def test_points_are_told_to_have_fired_after_a_forward_with_gradients(rule: fa.Rule) -> None:
     model = Perceptron()
     handle = fa.attach(model, rule, example_inputs=x)

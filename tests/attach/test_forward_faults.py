@@ -27,8 +27,14 @@ from attach.refusal import assert_says
 from feedalign import errors
 
 x, y = batch()
-DIRECT = [fa.Shallow(), fa.DFA(), fa.SignDFA(), fa.DRTP()]
-RULES = [*DIRECT, fa.FA(), fa.BRSF()]
+LEARNED = [fa.DKP(), fa.FDFA()]
+DIRECT = [fa.Shallow(), fa.DFA(), fa.SignDFA(), fa.DRTP(), *LEARNED, fa.ActivityPerturbed()]
+RULES = [*DIRECT, fa.FA(), fa.BRSF(), fa.WeightPerturbed()]
+PERTURBING = (fa.FDFA, fa.ActivityPerturbed, fa.WeightPerturbed)
+
+
+def not_from_zero(rule: fa.Rule) -> dict[str, Any]:
+    return {"feedback": fa.KaimingUniform()} if rule in LEARNED else {}
 
 
 def refusal_of(step: Callable[[], Any]) -> errors.FeedalignError:
@@ -44,7 +50,8 @@ def test_a_branch_not_taken_is_refused(rule: fa.Rule) -> None:
     model.short = True
     missing = "fc2" if isinstance(rule, (fa.FA, fa.BRSF)) else "act2"
     caught = refusal_of(lambda: model(x))
-    assert_says(caught, errors.PointNotFiredError, missing, "did not fire", "another path", "points=")
+    words = ("another path",) if isinstance(rule, PERTURBING) else (missing, "did not fire", "another path", "points=")
+    assert_says(caught, errors.PointNotFiredError, *words)
     model.short = False
     F.cross_entropy(model(x), y).backward()
 
@@ -70,7 +77,8 @@ def test_a_point_that_fires_less_often_is_refused(rule: fa.Rule) -> None:
     model = Repeats()
     fa.attach(model, rule, example_inputs=x)
     model.times = 1
-    assert_says(refusal_of(lambda: model(x)), errors.PointNotFiredError, "act#2", "did not fire")
+    words = ("another path",) if isinstance(rule, PERTURBING) else ("act#2", "did not fire")
+    assert_says(refusal_of(lambda: model(x)), errors.PointNotFiredError, *words)
 
 
 @pytest.mark.parametrize("rule", DIRECT)
@@ -168,6 +176,15 @@ def test_a_layer_of_another_width_is_refused() -> None:
     assert_says(caught, errors.FeedbackShapeError, "act2", "8 features", "6", "Attach again")
 
 
+@pytest.mark.parametrize("rule", [*LEARNED, fa.ActivityPerturbed(), fa.LocalGreedy(), fa.WeightPerturbed()])
+def test_an_output_layer_put_in_after_attach_is_refused(rule: fa.Rule) -> None:
+    model = Perceptron()
+    fa.attach(model, rule, example_inputs=x)
+    model.head = nn.Linear(6, 4)
+    caught = refusal_of(lambda: model(x))
+    assert isinstance(caught, errors.FeedbackShapeError if isinstance(rule, fa.DKP) else errors.PointNotFiredError)
+
+
 @pytest.mark.parametrize("rule", [fa.DFA(), fa.SignDFA(), fa.DRTP()])
 def test_an_output_of_another_size_is_refused(rule: fa.Rule) -> None:
     model = Perceptron()
@@ -185,7 +202,7 @@ def test_a_layer_replaced_under_a_layerwise_rule_is_refused(rule: fa.Rule) -> No
     assert_says(refusal_of(lambda: model(x)), errors.PointNotFiredError, "fc2", "did not fire")
 
 
-@pytest.mark.parametrize("rule", [fa.DFA(), fa.SignDFA(), fa.DRTP(), fa.Shallow()])
+@pytest.mark.parametrize("rule", [*DIRECT, fa.WeightPerturbed()])
 def test_a_layer_unfrozen_after_attach_never_gets_exact_backprop(rule: fa.Rule) -> None:
     model = Perceptron()
     model.fc1.requires_grad_(False)
@@ -242,7 +259,7 @@ class Peeks(Seeded):
 @pytest.mark.parametrize("output", [None, "head"])
 def test_a_pass_without_gradients_inside_the_forward_works(rule: fa.Rule, output: str | None) -> None:
     model = Peeks()
-    handle = fa.attach(model, rule, example_inputs=x, output=output)
+    handle = fa.attach(model, rule, example_inputs=x, output=output, **not_from_zero(rule))
     F.cross_entropy(model(x), y).backward()
     if not isinstance(rule, fa.Shallow):
         assert model.fc1.weight.grad.any()
@@ -253,8 +270,8 @@ def test_a_pass_without_gradients_inside_the_forward_works(rule: fa.Rule, output
 def test_a_forward_that_failed_leaves_nothing_behind(rule: fa.Rule) -> None:
     model, untroubled = Perceptron(), Perceptron()
     for one in (model, untroubled):
-        fa.attach(one, rule, example_inputs=x)
-    if isinstance(rule, fa.BRSF):
+        fa.attach(one, rule, example_inputs=x, **not_from_zero(rule))
+    if isinstance(rule, (fa.BRSF, *PERTURBING)):
         untroubled(x)  # a failed forward draws, too
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         model(x[:, :3])
@@ -267,8 +284,11 @@ def test_a_forward_that_failed_leaves_nothing_behind(rule: fa.Rule) -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_a_parametrization_added_after_attach_works(rule: fa.Rule) -> None:
     model = Perceptron()
-    fa.attach(model, rule, example_inputs=x)
+    fa.attach(model, rule, example_inputs=x, **not_from_zero(rule))
     nn.utils.parametrizations.weight_norm(model.fc1)
+    if isinstance(rule, fa.WeightPerturbed):
+        assert isinstance(refusal_of(lambda: model(x)), errors.FeedalignError)
+        return
     F.cross_entropy(model(x), y).backward()
     assert isinstance(rule, fa.Shallow) or model.fc1.parametrizations.weight.original0.grad.any()
 

@@ -22,7 +22,7 @@ from attach.refusal import assert_refused
 from feedalign import errors
 
 x, y = batch()
-CUTTING = [fa.Shallow(), fa.DFA(), fa.SignDFA(), fa.DRTP()]
+CUTTING = [fa.Shallow(), fa.DFA(), fa.SignDFA(), fa.DRTP(), fa.DKP(), fa.FDFA(), fa.ActivityPerturbed()]
 
 
 def uncut(handle: fa.Handle) -> list[str]:
@@ -154,8 +154,9 @@ def test_layers_below_weights_without_feedback_are_reported_under_fa(
     assert_refused(make(), errors.UncutPathError, *words, rule=rule, example_inputs=inputs, strict=True)
 
 
-def test_backprop_is_no_leak() -> None:
-    handle = fa.attach(LeakySkip(), fa.Backprop(), example_inputs=x, strict=True)
+@pytest.mark.parametrize("rule", [fa.Backprop(), fa.NoisyBackprop(), fa.WeightPerturbed()])
+def test_rules_that_cut_nothing_leak_nothing(rule: fa.Rule) -> None:
+    handle = fa.attach(LeakySkip(), rule, example_inputs=x, strict=True)
     assert uncut(handle) == []
     mixed = fa.attach(Perceptron(), {"fc1": fa.Backprop(), "fc2": fa.DFA()}, example_inputs=x, strict=True)
     assert uncut(mixed) == []

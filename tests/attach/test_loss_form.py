@@ -88,14 +88,14 @@ def test_label_smoothing_is_noticed_while_training(rule: type[fa.DRTP]) -> None:
         train()
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", [*RULES, fa.LocalGreedy])
 def test_the_link_is_the_users_word(rule: type[fa.DRTP]) -> None:
     assert step(rule(link="sigmoid"), OTHER_LOSSES["binary cross-entropy"]).fc1.weight.grad.any()
     with pytest.raises(errors.ErrorFormError, match="link='softmax'"):
         step(rule(link="sigmoid"), RIGHT_LOSSES["mean"])
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", [*RULES, fa.LocalGreedy])
 def test_a_last_sigmoid_tells_the_link(rule: type[fa.DRTP]) -> None:
     model = nn.Sequential(Perceptron(), nn.Sigmoid())
     fa.attach(model, rule(), example_inputs=x)
@@ -108,13 +108,13 @@ def test_sign_dfa_takes_any_loss_when_told_so() -> None:
         assert step(fa.SignDFA(link="other"), loss).fc1.weight.grad.any()
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", [*RULES, fa.LocalGreedy])
 def test_an_unknown_link_is_refused(rule: type[fa.DRTP]) -> None:
     with pytest.raises(errors.AttachError, match=r"(?s)sofmax.*softmax.*sigmoid"):
         fa.attach(Perceptron(), rule(link="sofmax"), example_inputs=x)
 
 
-@pytest.mark.parametrize("rule", [fa.DFA, *RULES])
+@pytest.mark.parametrize("rule", [fa.DFA, *RULES, fa.DKP, fa.FDFA])
 def test_an_unknown_layout_of_positions_is_refused(rule: type[fa.DFA]) -> None:
     with pytest.raises(errors.AttachError, match=r"(?s)share.*auto.*shared.*full"):
         fa.attach(Perceptron(), rule(positions="share"), example_inputs=x)
@@ -143,6 +143,28 @@ def test_function_transforms_do_not_pass_the_check_by(rule: type[fa.DRTP]) -> No
     fa.attach(model, rule(), example_inputs=x)
     with pytest.raises(errors.FeedalignError):
         grad(lambda p: F.mse_loss(functional_call(model, p, (x,)), one_hot))(dict(model.named_parameters()))
+
+
+@pytest.mark.parametrize("loss", OTHER_LOSSES.values(), ids=OTHER_LOSSES)
+def test_local_heads_refuse_other_losses(loss: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(errors.ErrorFormError, match=r"LocalGreedy.*fa\.LocalGreedy\(link='sigmoid'\).*fa\.DFA\(\)"):
+        step(fa.LocalGreedy(), loss, scale=10.0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+@pytest.mark.parametrize("loss", RIGHT_LOSSES.values(), ids=RIGHT_LOSSES)
+def test_local_heads_take_cross_entropy_of_any_scale(loss: Callable[[Tensor], Tensor], scale: float) -> None:
+    model = step(fa.LocalGreedy(), loss, scale)
+    assert model.fc1.weight.grad.any()
+    assert model.feedalign.act1.grad.any()
+
+
+@pytest.mark.parametrize(
+    "rule", [fa.DKP(), fa.FDFA(), fa.ActivityPerturbed(), fa.WeightPerturbed(), fa.NoisyBackprop()]
+)
+@pytest.mark.parametrize("loss", OTHER_LOSSES.values(), ids=OTHER_LOSSES)
+def test_rules_that_read_no_targets_take_any_loss(rule: fa.Rule, loss: Callable[[Tensor], Tensor]) -> None:
+    assert step(rule, loss).head.weight.grad.any()
 
 
 @pytest.mark.parametrize("rule", RULES)

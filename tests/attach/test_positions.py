@@ -29,7 +29,7 @@ class ActivationsTimeFirst(SentenceClassifier):
 
 
 @pytest.mark.parametrize("make", [ScoresTimeFirst, ActivationsTimeFirst])
-@pytest.mark.parametrize("rule", [fa.DFA(), fa.SignDFA(), fa.DRTP()])
+@pytest.mark.parametrize("rule", [fa.DFA(), fa.SignDFA(), fa.DRTP(), fa.DKP(), fa.FDFA()])
 def test_an_ambiguous_layout_names_the_option(make: type[nn.Module], rule: fa.Rule) -> None:
     words = ("act1", "positions", 'positions="shared"', 'positions="full"')
     assert_refused(make(), errors.AmbiguousShapeError, *words, rule=rule, example_inputs=tokens(3, 4)[0])
@@ -39,11 +39,12 @@ def one_by_one(output: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(output.flatten(0, -2), labels.flatten()[: output[..., 0].numel()])
 
 
+@pytest.mark.parametrize("rule", [fa.DFA(), fa.DKP(), fa.FDFA(), fa.ActivityPerturbed(), fa.LocalGreedy()])
 @pytest.mark.parametrize("make", [ScoresTimeFirst, ActivationsTimeFirst])
-def test_sizes_that_agreed_by_chance_are_noticed_when_they_do_not(make: Callable[[], nn.Module]) -> None:
+def test_sizes_that_agreed_by_chance_are_noticed_when_they_do_not(make: Callable[[], nn.Module], rule: fa.Rule) -> None:
     """As many samples as positions in the example inputs hide that the two are swapped."""
     model = make()
-    fa.attach(model, fa.DFA(), example_inputs=tokens(4, 4)[0])
+    fa.attach(model, rule, example_inputs=tokens(4, 4)[0])
     ids, labels = tokens(3, 5)
     with pytest.raises(errors.FeedalignError) as caught:
         one_by_one(model(ids), labels).backward()
@@ -59,7 +60,7 @@ def test_sequences_of_another_length_work_where_positions_are_shared() -> None:
     assert model.fc1.weight.grad.any()
 
 
-@pytest.mark.parametrize("rule", [fa.DFA(positions="full"), fa.SignDFA(positions="full")])
+@pytest.mark.parametrize("rule", [rule(positions="full") for rule in (fa.DFA, fa.SignDFA, fa.DKP, fa.FDFA)])
 def test_sequences_of_another_length_are_refused_where_positions_are_features(rule: fa.DFA) -> None:
     model = Tokens()
     fa.attach(model, rule, example_inputs=tokens()[0])
@@ -76,6 +77,9 @@ def test_sequences_of_another_length_are_refused_where_positions_are_features(ru
 def test_the_option_settles_the_shape_of_a_convolutions_feedback(positions: str, shapes: list[object]) -> None:
     handle = fa.attach(Convolutional(), fa.DFA(positions=positions), example_inputs=images()[0])
     assert [tuple(buffer.shape) for buffer in handle.store.buffers()] == shapes
+    for rule in (fa.DKP(positions=positions), fa.FDFA(positions=positions)):
+        learned = fa.attach(Convolutional(), rule, example_inputs=images()[0]).store.parameters()
+        assert [tuple(matrix.shape) for matrix in learned] == shapes
 
 
 @pytest.mark.parametrize(("positions", "shapes"), [

@@ -146,11 +146,49 @@ def test_feedback_that_is_no_tensor_is_refused() -> None:
     assert_refused(Perceptron(), errors.FeedbackShapeError, *words, example_inputs=x, feedback=feedback)
 
 
-@pytest.mark.parametrize("rule", [fa.Backprop(), fa.Shallow(), fa.USF(), fa.BRSF()])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        fa.Backprop(),
+        fa.NoisyBackprop(),
+        fa.Shallow(),
+        fa.USF(),
+        fa.BRSF(),
+        fa.ActivityPerturbed(),
+        fa.WeightPerturbed(),
+    ],
+)
 @pytest.mark.parametrize("feedback", [fa.Normal(), "nokland2016", {"act1": torch.randn(3, 7)}])
 def test_feedback_for_a_rule_that_takes_none_is_refused(rule: fa.Rule, feedback: Any) -> None:
     words = ("feedback=", type(rule).__name__, "takes none", "leave it out")
     assert_refused(Perceptron(), errors.AttachError, *words, rule=rule, example_inputs=x, feedback=feedback)
+
+
+@pytest.mark.parametrize("rule", [fa.DKP(), fa.FDFA(), fa.FDFA(update="ema")])
+def test_a_projection_cannot_stand_for_a_matrix_that_is_learned(rule: fa.Rule) -> None:
+    words = (type(rule).__name__, "learns matrices of its own", "fixed feedback")
+    projection = fa.Projection(lambda rows, name: rows)
+    assert_refused(Perceptron(), errors.AttachError, *words, rule=rule, example_inputs=x, feedback=projection)
+
+
+@pytest.mark.parametrize(("make", "words"), [
+    (lambda: fa.FDFA(update="sgd"), ("update='sgd'", "'adam'", "'ema'")),
+    (lambda: fa.FDFA(rate=0.0), ("rate=0.0", "at most 1")),
+    (lambda: fa.FDFA(rate=1.5), ("rate=1.5", "at most 1")),
+    (lambda: fa.FDFA(projects="new"), ('projects="new"', 'update="ema"')),
+    (lambda: fa.FDFA(num_perturbations=0), ("num_perturbations=0", "at least 1")),
+    (lambda: fa.ActivityPerturbed(num_perturbations=1.5), ("num_perturbations=1.5", "whole number")),
+    (lambda: fa.ActivityPerturbed(output="noisy"), ("output='noisy'", "'exact'", "'perturbed'")),
+    (lambda: fa.LocalGreedy(distribution="cauchy"), ("distribution='cauchy'", "'normal'", "'rademacher'")),
+    (lambda: fa.LocalGreedy(link="other"), ("link='other'", "'softmax'", "'sigmoid'")),
+    (lambda: fa.WeightPerturbed(per="epoch"), ("per='epoch'", "'batch'", "'sample'")),
+    (lambda: fa.NoisyBackprop(std=-1.0), ("std=-1.0", "at least 0")),
+    (lambda: fa.NoisyBackprop(std=float("nan")), ("std=nan", "finite")),
+])  # fmt: skip
+def test_options_that_do_not_exist_are_refused(make: Any, words: tuple[str, ...]) -> None:
+    with pytest.raises(errors.AttachError) as caught:
+        make()
+    assert_says(caught.value, errors.AttachError, *words)
 
 
 def test_layerwise_feedback_has_the_weights_own_shape() -> None:

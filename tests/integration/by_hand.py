@@ -159,12 +159,12 @@ def _with_vectors_of_their_own(
 ) -> Gradients:
     """Exact gradients and noise; or the slope along the directions, times these."""
     exact = _backprop(model, x, y)
-    names = [name for name, p in model.named_parameters() if p.requires_grad]
-    directions = dict(zip(names, drawn, strict=True))
+    reached = [name for name, gradient in exact.items() if gradient is not None]
+    directions = dict(zip(reached, drawn, strict=True))
     if isinstance(rule, fa.NoisyBackprop):
         noise = {name: rule.std * d[0] for name, d in directions.items()}
-        return {name: g if name not in noise else noise[name] + (0 if g is None else g) for name, g in exact.items()}
-    slopes = sum((d * exact[n]).flatten(1).sum(1) for n, d in directions.items() if exact[n] is not None)
+        return {name: None if g is None else g + noise[name] for name, g in exact.items()}
+    slopes = sum((d * exact[n]).flatten(1).sum(1) for n, d in directions.items())
     moved = {name: per_sample(slopes, d).mean(0) for name, d in directions.items()}
     return {name: moved.get(name) for name in exact}
 

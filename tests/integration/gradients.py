@@ -124,9 +124,9 @@ def draws_recorded() -> Iterator[list[Tensor]]:
 
 @contextmanager
 def draws_given(drawn: Sequence[Tensor]) -> Iterator[None]:
-    """Let a forward draw these numbers, in its own precision."""
+    """Let a forward draw these numbers, in its own precision and on its own device."""
     given = iter(drawn)
-    with mock.patch.object(perturber, "perturbation", lambda like, *args: next(given).to(like.dtype)):
+    with mock.patch.object(perturber, "perturbation", lambda like, *args: next(given).to(like)):
         yield
 
 

@@ -157,6 +157,7 @@ def test_an_average_moves_on_with_every_forward_in_training_and_only_then() -> N
     assert moves(lambda: model(x))
     loss = F.cross_entropy(model(x), y)
     assert not moves(loss.backward)
+    assert not moves(lambda: model(x[:0])), "nothing was seen"
     for between in (without_gradients, in_inference_mode, evaluated, suspended):
         assert not moves(lambda between=between: between(model)), between.__name__
     model.eval()

@@ -200,6 +200,30 @@ def test_several_perturbations_are_averaged(name: str, rule: fa.Rule) -> None:
     assert_as_by_hand(make, rule, inputs, targets, points)
 
 
+class Backbone(Perceptron):
+    """A trainable layer that runs without gradients, and one that does not run at all."""
+
+    def build(self) -> None:
+        super().build()
+        self.backbone, self.spare = nn.Sequential(nn.Linear(5, 5), nn.Tanh()), nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            x = self.backbone(x)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("rule", ALL_RULES, ids=lambda rule: rule.name)
+def test_parameters_without_a_gradient_path_are_left_alone(rule: fa.Rule) -> None:
+    model = attached(Backbone, rule, x)
+    step(model, x, y)
+    untaught = {name for name, grad in gradients(model).items() if grad is None}
+    left_alone = {"backbone.0.weight", "backbone.0.bias", "spare.weight", "spare.bias"}
+    hidden = {"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"}
+    assert untaught == (left_alone | hidden if isinstance(rule, fa.Shallow) else left_alone)
+    assert_as_by_hand(Backbone, rule, x, y, ACTS)
+
+
 @pytest.mark.parametrize("rule", ALL_RULES, ids=lambda rule: rule.name)
 def test_gradients_in_single_precision_are_those_by_hand(rule: fa.Rule) -> None:
     model = attached(Perceptron, rule, x)

@@ -254,6 +254,59 @@ def test_a_hook_registered_before_attach_that_replaces_is_followed(rule: fa.Rule
     assert_hidden_layers_learn(gradients(model), rule)
 
 
+class InPlace(Perceptron):
+    """An operation in place between two modules."""
+
+    def build(self, act: Callable[[Tensor], object] = F.relu_, is_on: bool = True) -> None:
+        super().build()
+        self.operate, self.is_on = act, is_on
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.fc2(self.act1(self.fc1(x)))
+        if self.is_on:
+            self.operate(h)
+        return self.head(self.act2(h))
+
+
+def doubled_first_column(h: Tensor) -> None:
+    h[:, 0] *= 2
+
+
+IN_PLACE: dict[str, Callable[[Tensor], object]] = {
+    "relu_": F.relu_,
+    "mul_": lambda h: h.mul_(2),
+    "tanh_": torch.tanh_,
+    "column": doubled_first_column,
+}
+
+
+@pytest.mark.parametrize("rule", TRAVELING, **names)
+@pytest.mark.parametrize("operate", IN_PLACE.values(), ids=IN_PLACE)
+def test_an_operation_in_place_between_modules_is_differentiated(
+    rule: fa.Rule, operate: Callable[[Tensor], object]
+) -> None:
+    def make() -> nn.Module:
+        return InPlace(act=operate).double()
+
+    model = attached(make, rule, x.double())
+    with draws_recorded() as drawn:
+        step(model, x.double(), y)
+    expected = gradients_by_hand(make(), rule, direct_feedback(model), x.double(), y, ["act1", "act2"], drawn)
+    assert_same_gradients(numbered_gradients(model), expected, tolerance=1e-12)
+
+
+@pytest.mark.parametrize("rule", TRAVELING, **names)
+@pytest.mark.parametrize("operate", IN_PLACE.values(), ids=IN_PLACE)
+def test_an_operation_in_place_that_comes_after_attach_is_refused(
+    rule: fa.Rule, operate: Callable[[Tensor], object]
+) -> None:
+    model = attached(lambda: InPlace(act=operate, is_on=False), rule, x)
+    step(model, x, y)
+    model.is_on = True
+    with pytest.raises(fa.errors.PointNotFiredError, match=r"what 'fc2' returned did not arrive"):
+        model(x)
+
+
 class Drops(Seeded):
     """Dropout of whole channels and of single units, and batch normalization."""
 

@@ -43,7 +43,7 @@ pytestmark = [
 ]
 x, y = batch()
 names = {"ids": lambda rule: rule.name}
-RULES = [fa.DFA(), fa.FA(), fa.Shallow(), fa.FDFA(), fa.WeightPerturbed()]
+RULES = [fa.DFA(), fa.FA(), fa.Shallow(), fa.FDFA()]
 
 
 @pytest.fixture(autouse=True)
@@ -87,19 +87,23 @@ def test_rules_traced_ahead_of_time_learn_alike(rule: fa.Rule) -> None:
 
 
 DRAWING = [
-    fa.NoisyBackprop(),
-    fa.DKP(),
     fa.FDFA(num_perturbations=2),
     AVERAGED,
-    fa.ActivityPerturbed(num_perturbations=2),
     fa.ActivityPerturbed(output="perturbed", distribution="rademacher"),
     fa.LocalGreedy(num_perturbations=2),
     fa.WeightPerturbed(num_perturbations=2),
+]
+DRAWING_TOO = [
+    fa.NoisyBackprop(),
+    fa.DKP(),
+    fa.ActivityPerturbed(num_perturbations=2),
     fa.WeightPerturbed(per="sample"),
 ]
 
 
-@pytest.mark.parametrize("rule", DRAWING, ids=repr)
+@pytest.mark.parametrize(
+    "rule", [*DRAWING, *(pytest.param(rule, marks=pytest.mark.slow) for rule in DRAWING_TOO)], ids=repr
+)
 @pytest.mark.parametrize(("make", "data"), [
     (Perceptron, (x, y)),
     pytest.param(Convolutional, images(), marks=pytest.mark.slow),
@@ -109,8 +113,6 @@ DRAWING = [
 def test_what_is_drawn_is_the_same_in_compiled_code_over_several_steps(
     make: Callable[[], nn.Module], data: tuple[Tensor, Tensor], rule: fa.Rule, backend: str
 ) -> None:
-    if make is Tokens and isinstance(rule, fa.WeightPerturbed):
-        pytest.skip("tangents pass the embedding as dual tensors")
     inner, plain = attached(make, rule, data[0]), attached(make, rule, data[0])
     model = torch.compile(inner, fullgraph=True, backend=backend)
     optimizers = [torch.optim.SGD(one.parameters(), lr=0.1) for one in (inner, plain)]
@@ -145,8 +147,11 @@ def compiled_step(model: nn.Module, **options: Any) -> Callable[[], None]:
 
 
 @pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace the builtin:UserWarning")
-@pytest.mark.parametrize("rule", [fa.FDFA(), fa.WeightPerturbed()], **names)
-@pytest.mark.parametrize("compile_it", [compiled_model, compiled_in_place, compiled_loss, compiled_step])
+@pytest.mark.parametrize("rule", [fa.FDFA(), pytest.param(fa.WeightPerturbed(), marks=pytest.mark.slow)], **names)
+@pytest.mark.parametrize(
+    "compile_it",
+    [compiled_model, compiled_in_place, pytest.param(compiled_loss, marks=pytest.mark.slow), compiled_step],
+)
 @pytest.mark.parametrize("fullgraph", [False, True])
 @pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
 def test_dual_tensors_in_compiled_code_are_refused(
@@ -177,7 +182,10 @@ def test_a_part_compiled_on_its_own_never_loses_a_tangent_silently(
     try:
         for _ in range(2):
             step(model, x, y)
-    except fa.errors.FeedalignError:
+    except (
+        fa.errors.FeedalignError,
+        NotImplementedError,
+    ):  # the latter is torch's, of compiled code under dual tensors
         pass
     else:
         assert_same_gradients(gradients(model), gradients(plain))

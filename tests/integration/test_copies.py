@@ -45,7 +45,8 @@ def after_a_step(model: nn.Module) -> nn.Module:
 
 CASES = [(Perceptron, rule) for rule in [*ALL_RULES, AVERAGED]]
 CASES += [(Functional, rule) for rule in [*PERTURBING, AVERAGED]]
-each_model = pytest.mark.parametrize(("make", "rule"), CASES, ids=repr)
+IDS = [f"{make.__name__}-{rule!r}" for make, rule in CASES]
+each_model = pytest.mark.parametrize(("make", "rule"), CASES, ids=IDS)
 
 
 @each_model
@@ -95,8 +96,10 @@ def test_a_copy_taken_between_forward_and_backward_disturbs_neither(make: type[n
     assert_same_gradients(gradients_of_step(twin, x, y), gradients_of_step(undisturbed, x, y))
 
 
-@pytest.mark.parametrize(("make", "rule"), [case for case in CASES if case[1] != AVERAGED], ids=repr)
+@each_model
 def test_a_copy_taken_inside_a_forward_starts_its_own(make: type[nn.Module], rule: fa.Rule) -> None:
+    if rule == AVERAGED:
+        pytest.skip("at that moment the average has not moved yet")
     model, undisturbed = attached(make, rule, x), attached(make, rule, x)
     twins = []
     hook = model.act2.register_forward_pre_hook(lambda module, args: twins.append(copy.deepcopy(model)))

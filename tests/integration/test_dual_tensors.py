@@ -1,6 +1,7 @@
 """Tangents as dual tensors, on models with operations outside the modules: nothing of them is left behind, ever."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -10,17 +11,20 @@ from torch.autograd import forward_ad
 from torch.func import functional_call, grad, jvp, vmap
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import CheckpointError, checkpoint
 
 import feedalign as fa
 from attach.model_state import left_as_it_was
 from attach.models import Functional, Perceptron, Residual, Seeded, batch
 from attach.refusal import assert_refused, assert_says
 from attach.sequence_models import Attentive, TiedWeights, tokens
+from integration.by_hand import gradients_by_hand
 from integration.gradients import (
     PERTURBING,
     assert_hidden_layers_learn,
     assert_same_gradients,
     attached,
+    draws_recorded,
     gradients,
     gradients_of_step,
     own_gradients,
@@ -173,7 +177,7 @@ class Breaks(Functional):
 @pytest.mark.parametrize("rule", PERTURBING, **names)
 def test_a_forward_that_fails_midway_leaves_no_level_and_no_replaced_parameter(rule: fa.Rule) -> None:
     model, plain = attached(Breaks, rule, x), attached(Breaks, rule, x)
-    with left_as_it_was_but_the_clock(model):
+    with parameters_kept(model):
         model.broken = True
         with pytest.raises(ConnectionError, match="in the middle"):
             model(x)
@@ -185,25 +189,16 @@ def test_a_forward_that_fails_midway_leaves_no_level_and_no_replaced_parameter(r
     assert_same_gradients(gradients(model), gradients(plain), tolerance=0)
 
 
-def left_as_it_was_but_the_clock(model: nn.Module) -> Any:
-    fa.handle_of(model).store.counter = fa.handle_of(model).store.counter.clone()
-    return parameters_kept(model)
-
-
-class parameters_kept:  # noqa: N801
+@contextmanager
+def parameters_kept(model: nn.Module) -> Iterator[None]:
     """Every parameter is the same object in the same place afterwards."""
+    before = _places(model)
+    yield
+    assert _places(model) == before
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
 
-    def places(self) -> list[tuple[int, str, int]]:
-        return [(id(m), name, id(p)) for m in self.model.modules() for name, p in m._parameters.items()]
-
-    def __enter__(self) -> None:
-        self.before = self.places()
-
-    def __exit__(self, *failure: object) -> None:
-        assert self.places() == self.before
+def _places(model: nn.Module) -> list[tuple[int, str, int]]:
+    return [(id(m), name, id(p)) for m in model.modules() for name, p in m._parameters.items()]
 
 
 class TiedAndFunctional(TiedWeights):
@@ -365,3 +360,68 @@ def test_a_tangent_that_is_lost_on_the_way_is_noticed() -> None:
     model.off = False
     set_clock(plain, like=model)
     assert_same_gradients(gradients_of_step(model, x, y), gradients_of_step(plain, x, y), tolerance=0)
+
+
+class CheckpointedAndFunctional(Perceptron):
+    """The second hidden layer is recomputed in the backward."""
+
+    is_recomputed = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.act1(self.fc1(x))
+        h = checkpoint(self.fc2, h, use_reentrant=False) if self.is_recomputed else self.fc2(h)
+        return self.head(self.act2(h)) * 1.0
+
+
+@pytest.mark.parametrize("rule", PERTURBING, **names)
+def test_checkpointed_parts_learn_alike_or_are_refused(rule: fa.Rule) -> None:
+    model, plain = (attached(CheckpointedAndFunctional, rule, x) for _ in range(2))
+    model.is_recomputed = True
+    for _ in range(2):
+        step(plain, x, y)
+    if isinstance(rule, (fa.FDFA, fa.ActivityPerturbed)):
+        with pytest.raises((fa.errors.CheckpointingError, CheckpointError)):
+            step(model, x, y)
+        return
+    for _ in range(2):
+        step(model, x, y)
+    assert_same_gradients(gradients(model), gradients(plain))
+
+
+@pytest.mark.parametrize("rule", PERTURBING, **names)
+def test_autocast_gives_what_it_gives_by_hand(rule: fa.Rule) -> None:
+    """Also after a forward without gradients, in which autocast could have kept other copies of the weights."""
+    model, by_hand = attached(Functional, rule, x), attached(Perceptron, rule, x)
+    for one in (model, by_hand):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            with torch.no_grad():
+                one(x)
+            losses = [F.cross_entropy(one(x), y) for _ in range(2)]
+        sum(losses).backward()
+    for name, found in gradients(model).items():
+        expected = gradients(by_hand)[name]
+        assert torch.linalg.vector_norm(found - expected) <= 0.05 * torch.linalg.vector_norm(expected), name
+
+
+class BareParameters(Functional):
+    """Parameters of the model's own and in a list."""
+
+    def build(self) -> None:
+        super().build()
+        self.scale, self.offsets = nn.Parameter(torch.ones(6)), nn.ParameterList([torch.zeros(3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.act2(self.fc2(self.act1(self.fc1(x))) * self.scale)) + self.offsets[0]
+
+
+def test_weights_that_belong_to_no_layer_are_perturbed_too() -> None:
+    def make() -> nn.Module:
+        return BareParameters().double()
+
+    model = attached(make, fa.WeightPerturbed(), x.double())
+    with draws_recorded() as drawn, parameters_kept(model):
+        step(model, x.double(), y)
+    expected = gradients_by_hand(make(), fa.WeightPerturbed(), {}, x.double(), y, [], drawn)
+    assert_same_gradients(gradients(model), expected, tolerance=1e-12)
+    assert model.scale.grad.any()
+    assert model.offsets[0].grad.any()

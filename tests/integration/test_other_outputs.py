@@ -145,6 +145,29 @@ def test_outputs_in_a_dict_or_tuple_learn_as_plain_ones(rule: fa.Rule, make: Any
     assert_same_gradients(gradients(model), gradients(plain))
 
 
+class LogProbabilities(Perceptron):
+    """The error is taken before the log-softmax that stands last."""
+
+    def build(self, functional: bool = False) -> None:
+        super().build()
+        self.log, self.functional = nn.LogSoftmax(-1), functional
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        return self.log(logits * 1.0 if self.functional else logits)
+
+
+@pytest.mark.parametrize("rule", ALL_RULES, **names)
+@pytest.mark.parametrize("functional", [False, True])
+def test_the_error_is_taken_before_a_last_log_softmax(rule: fa.Rule, functional: bool) -> None:
+    model, plain = attached(lambda: LogProbabilities(functional=functional), rule, x), attached(Perceptron, rule, x)
+    for _ in range(2):
+        F.nll_loss(model(x), y).backward()
+        step(plain, x, y)
+    assert_same_gradients(gradients(model), gradients(plain))
+    assert_hidden_layers_learn(gradients(model), rule)
+
+
 @pytest.mark.parametrize("rule", ALL_RULES, **names)
 @pytest.mark.parametrize("make", [Perceptron, ReturnsTuple])
 def test_logits_may_be_changed_in_place_after_the_model_returned_them(rule: fa.Rule, make: Any) -> None:

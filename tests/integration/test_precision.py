@@ -8,9 +8,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import feedalign as fa
-from attach.models import Convolutional, Perceptron, batch, images
+from attach.models import Convolutional, Functional, Perceptron, batch, images
 from integration.gradients import (
     ALL_RULES,
+    AVERAGED,
+    PERTURBING,
     Gradients,
     assert_hidden_layers_learn,
     assert_same_gradients,
@@ -196,9 +198,12 @@ def test_a_model_moved_to_the_gpu_after_attach_learns_alike(rule: fa.Rule, make:
     model.to("cuda", torch.float64)
     plain.to(torch.float64)
     assert all(buffer.is_cuda for buffer in fa.handle_of(model).store.buffers())
+    assert all(parameter.is_cuda for parameter in model.parameters())
     for _ in range(2):
-        step(model, inputs.double().cuda(), labels.cuda())
-        step(plain, inputs.double(), labels)
+        with draws_recorded() as drawn:
+            step(plain, inputs.double(), labels)
+        with draws_given(drawn):
+            step(model, inputs.double().cuda(), labels.cuda())
     found = {name: None if g is None else g.cpu() for name, g in gradients(model).items()}
     assert_same_gradients(found, gradients(plain), tolerance=1e-10)
 
@@ -209,12 +214,33 @@ def test_a_grad_scaler_in_half_precision_on_the_gpu_learns_alike(rule: fa.Rule) 
     model, plain = attached(Perceptron, rule, x).cuda(), attached(Perceptron, rule, x).cuda()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     scaler = torch.amp.GradScaler("cuda", init_scale=2.0**10)
-    with torch.autocast("cuda", dtype=torch.float16):
+    with draws_recorded() as drawn:
+        step(plain, x.cuda(), y.cuda())
+    with torch.autocast("cuda", dtype=torch.float16), draws_given(drawn):
         loss = F.cross_entropy(model(x.cuda()), y.cuda())
     scaler.scale(loss).backward()
     scaler.unscale_(optimizer)
-    step(plain, x.cuda(), y.cuda())
-    assert_close_in_norm(gradients(model), gradients(plain), 0.02)
+    exact = {name: grad.cuda() for name, grad in exact_gradients().items()}
+    assert_close_in_norm(gradients(model), after_unscaling(rule, gradients(plain), exact, 2.0**10), 0.02)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("rule", [*PERTURBING, AVERAGED, fa.NoisyBackprop()], ids=repr)
+@pytest.mark.parametrize("make", [Perceptron, Functional])
+def test_draws_on_the_gpu_go_by_the_clock_too(rule: fa.Rule, make: Callable[[], nn.Module]) -> None:
+    """Two models draw alike, two forwards do not, and a copy goes on where the original was."""
+    model, other = attached(make, rule, x).cuda(), attached(make, rule, x).cuda()
+    seen = []
+    for one in (model, other):
+        with draws_recorded() as drawn:
+            for _ in range(2):
+                step(one, x.cuda(), y.cuda())
+        seen.append(drawn)
+    assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
+    half = len(seen[0]) // 2
+    assert not any(torch.equal(a, b) for a, b in zip(seen[0][:half], seen[0][half:], strict=True))
+    assert_same_gradients(gradients(model), gradients(other))
+    assert_hidden_layers_learn(gradients(model), rule)
 
 
 @pytest.mark.gpu

@@ -63,7 +63,7 @@ CASES = [(Perceptron, rule) for rule in [*ALL_RULES, AVERAGED]]
 CASES += [(Functional, rule) for rule in [*PERTURBING, AVERAGED]]
 
 
-@pytest.mark.parametrize(("make", "rule"), CASES, ids=repr)
+@pytest.mark.parametrize(("make", "rule"), CASES, ids=[f"{make.__name__}-{rule!r}" for make, rule in CASES])
 def test_an_interrupted_training_goes_on_as_if_it_had_not_been(make: type[nn.Module], rule: fa.Rule) -> None:
     def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
         for _ in range(steps):

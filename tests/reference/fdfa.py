@@ -11,7 +11,7 @@ def estimates(case: Case) -> list[Tensor]:
     """T_1 ... T_{L-1}, `[C, n_l]`."""
     tangent = along_activations(case, case.draws.hidden)
     num_terms = tangent.shape[0] * tangent.shape[1]
-    return [torch.einsum("kno,knd->od", tangent, v) / num_terms for v in case.draws.hidden]
+    return [torch.einsum("knc,knd->cd", tangent, v) / num_terms for v in case.draws.hidden]
 
 
 def averaged(case: Case) -> list[Tensor]:

@@ -22,14 +22,14 @@ def along_weights(case: Case, draws: Draws) -> Tensor:
     slopes = [slope(case.net.nonlinearity, a) for a in case.passed.preactivations] + [torch.ones_like(case.error)]
     layers = zip(case.net.weights, case.passed.activations, draws.weights, draws.biases, slopes, strict=True)
     for weight, h, direction, bias_direction, derivative in layers:
-        own = torch.einsum("ni,knoi->kno", h, direction) + bias_direction
+        own = torch.einsum("ni,knci->knc", h, direction) + bias_direction
         tangent = (tangent @ weight.T + own) * derivative
     return tangent
 
 
 def slope_of_loss(error: Tensor, tangent: Tensor, num_positions: int = 1) -> Tensor:
-    """`d[k, n] = sum_o E[n, o] D_L[k, n, o]`; rows that are one sample share the sum of theirs."""
-    rows = torch.einsum("no,kno->kn", error, tangent)
+    """`d[k, n] = sum_c E[n, c] D_L[k, n, c]`; rows that are one sample share the sum of theirs."""
+    rows = torch.einsum("nc,knc->kn", error, tangent)
     samples = rows.reshape(len(rows), -1, num_positions).sum(-1, keepdim=True)
     return samples.expand(-1, -1, num_positions).reshape(rows.shape)
 

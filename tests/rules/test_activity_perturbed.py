@@ -18,7 +18,8 @@ from agreement import (
     recorded,
 )
 from feedalign.errors import AttachError, FeedbackShapeError
-from problems import MeanOverTokens, Problem, SmallConvNet, TimesOne, draw, problems
+from feedalign.rules import LayerwiseRule
+from problems import MeanOverTokens, Problem, SmallConvNet, TimesOne, by_pixel, draw, pixelwise, problems
 from reference import convolutional
 
 every_output = pytest.mark.parametrize("output", ["exact", "perturbed"])
@@ -72,6 +73,33 @@ def test_a_basis_without_one_direction_is_not_backprop() -> None:
         assert_agree(gradients_after_step(model, problem), exact)
 
 
+ABOVE = [fa.Backprop(), fa.Shallow(), fa.DFA(), fa.DRTP(), fa.DKP(), fa.LocalGreedy(), fa.FA(), fa.BRSF()]
+# Gates of layer-wise rules carry no dual tensors.
+ABOVE_AND_CARRIER = [
+    pytest.param(rule, wrapped, id=f"{rule.name} {'dual' if wrapped else 'by hand'}")
+    for rule in ABOVE
+    for wrapped in (False, True)
+    if not (wrapped and isinstance(rule, LayerwiseRule))
+]
+
+
+@pytest.mark.parametrize(("above", "wrapped"), ABOVE_AND_CARRIER)
+def test_a_layer_below_those_of_another_rule_sees_the_loss_through_them(above: fa.Rule, wrapped: bool) -> None:
+    problem = Problem(widths=(5, 7, 6, 8, 4))
+    model = TimesOne(problem.model()) if wrapped else problem.model()
+    exact = gradients_after_step(model, problem)
+    handle = fa.attach(model, {"*fc1": fa.ActivityPerturbed(), "*": above}, example_inputs=problem.inputs())
+    assert handle.uses_dual_tensors == wrapped
+    names = [name for name in exact if "fc1" in name]
+    total = {name: torch.zeros_like(exact[name]) for name in names}
+    others = {place: torch.zeros(1, 5, width) for place, width in ((2, 6), (3, 8))}
+    for direction in torch.eye(7):
+        with recorded({1: direction.expand(1, 5, 7), **others}):
+            found = gradients_after_step(model, problem)
+        total = {name: total[name] + found[name] for name in names}
+    assert_agree(total, {name: exact[name] for name in names})
+
+
 @every_output
 def test_tokens_of_a_sample_share_the_slope_of_its_loss(output: str) -> None:
     problem, rule = Problem(), fa.ActivityPerturbed(output, num_perturbations=2)
@@ -95,6 +123,18 @@ def test_an_output_for_a_whole_sequence_teaches_each_of_its_tokens() -> None:
     delta = slopes[:, None, None] * u * (1 - hidden**2)
     expected = {"fc1.weight": torch.einsum("ntd,nti->di", delta, x), "fc1.bias": delta.sum((0, 1))}
     assert_agree({name: found[name] for name in expected}, expected)
+
+
+@every_output
+def test_pixels_of_an_image_share_the_slope_of_its_loss(output: str) -> None:
+    problem, rule = Problem(widths=(5, 7, 4)), fa.ActivityPerturbed(output, num_perturbations=2)
+    model, x, labels = pixelwise(problem), draw(2, 5, 3, 2, seed=9), torch.arange(12).reshape(2, 3, 2) % 4
+    fa.attach(model, rule, example_inputs=x)
+    with recorded() as drawn:
+        found = gradients_after(model, F.cross_entropy(model(x), labels))
+    in_rows = {place: v.movedim(2, -1) for place, v in drawn.items()}
+    case = case_of_rows(rule, problem.model(), x.movedim(1, -1), labels, {}, in_rows)
+    assert_agree(by_pixel(found), expected_gradients(rule, case))
 
 
 @pytest.mark.parametrize("num_perturbations", [1, 2])

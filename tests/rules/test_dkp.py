@@ -8,7 +8,7 @@ from torch.nn import functional as F
 import feedalign as fa
 from agreement import assert_agree, case_of_rows, compare, expected_gradients, gradients_after, gradients_after_step
 from feedalign.errors import AttachError
-from problems import MeanOverTokens, Problem, SmallConvNet, draw, problems
+from problems import MeanOverTokens, Problem, SmallConvNet, by_pixel, draw, pixelwise, problems
 from reference import convolutional
 
 
@@ -118,6 +118,16 @@ def test_feedback_of_a_convolution_is_learned_before_the_pooling(positions: str)
         expected[f"feedalign.{name}"] = error.T @ rows
     assert_agree(found, expected)
     assert {name for name, _ in handle.store.named_parameters()} == feedback.keys()
+
+
+def test_an_error_at_every_pixel_meets_the_activation_of_its_pixel() -> None:
+    problem, rule = Problem(widths=(5, 7, 4)), fa.DKP(positions="shared")
+    model, feedback, x = pixelwise(problem), {"1": draw(4, 7, seed=8)}, draw(2, 5, 3, 2, seed=9)
+    labels = torch.arange(12).reshape(2, 3, 2) % 4
+    fa.attach(model, rule, example_inputs=x, feedback=feedback)
+    found = gradients_after(model, F.cross_entropy(model(x), labels))
+    case = case_of_rows(rule, problem.model(), x.movedim(1, -1), labels, feedback, {})
+    assert_agree(by_pixel(found), expected_gradients(rule, case))
 
 
 def test_no_projection_stands_for_a_matrix_that_is_learned() -> None:

@@ -20,7 +20,7 @@ from agreement import (
     recorded,
 )
 from feedalign.errors import AttachError
-from problems import MeanOverTokens, Problem, SmallConvNet, TimesOne, draw, problems
+from problems import MeanOverTokens, Problem, SmallConvNet, TimesOne, by_pixel, draw, pixelwise, problems
 from reference import convolutional
 
 UPDATES = [("adam", "old"), ("ema", "old"), ("ema", "new")]
@@ -174,6 +174,19 @@ def test_an_output_for_a_whole_sequence_is_matched_with_the_directions_of_its_to
     tangent = v.mean(1) @ model.fc2.weight.detach().T
     expected = {"auto": torch.einsum("nc,ntd->cd", tangent, v) / (3 * 6), "full": tangent.T @ v.flatten(1) / 3}
     assert_agree({"": -found}, {"": expected[positions]})
+
+
+@every_update
+def test_an_error_at_every_pixel_meets_the_directions_of_its_pixel(update: str, projects: str) -> None:
+    problem, rule = Problem(widths=(5, 7, 4)), fa.FDFA("shared", update, 0.3, projects, num_perturbations=2)
+    model, feedback, x = pixelwise(problem), {"1": draw(4, 7, seed=8)}, draw(2, 5, 3, 2, seed=9)
+    labels = torch.arange(12).reshape(2, 3, 2) % 4
+    fa.attach(model, rule, example_inputs=x, feedback=feedback)
+    with recorded() as drawn:
+        found = gradients_after(model, F.cross_entropy(model(x), labels))
+    in_rows = {place: v.movedim(2, -1) for place, v in drawn.items()}
+    case = case_of_rows(rule, problem.model(), x.movedim(1, -1), labels, feedback, in_rows)
+    assert_agree(by_pixel(found), expected_gradients(rule, case))
 
 
 @pytest.mark.parametrize("positions", ["full", "shared"])

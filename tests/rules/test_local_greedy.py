@@ -120,6 +120,34 @@ def test_no_signal_crosses_layers(layer: int) -> None:
     assert not torch.allclose(found[0][f"fc{3 - layer}.weight"], found[1][f"fc{3 - layer}.weight"])
 
 
+@pytest.mark.parametrize("wrapped", [False, True], ids=["by hand", "dual"])
+@pytest.mark.parametrize("below", [fa.ActivityPerturbed, fa.FDFA])
+def test_what_lies_below_a_head_sees_the_loss_through_it(below: type[fa.Rule], wrapped: bool) -> None:
+    """A head keeps its own perturbation to itself, and lets pass what comes from another rule's layer below."""
+    problem = Problem(nonlinearity="identity", widths=(5, 7, 6, 8, 4))
+    directions = basis(fa.ActivityPerturbed(), problem)
+    num = 1 if wrapped else len(directions[1])
+    model = TimesOne(problem.model()) if wrapped else problem.model()
+    exact = gradients_after_step(model, problem)
+    rules = {"*fc1": below(num_perturbations=num), "*": fa.LocalGreedy(num_perturbations=num)}
+    handle = fa.attach(model, rules, example_inputs=problem.inputs())
+    assert handle.uses_dual_tensors == wrapped
+    total: dict[str, Tensor] = {}
+    for k in range(0, len(directions[1]), num):
+        with recorded({place: v[k : k + num] for place, v in directions.items()}):
+            found = gradients_after_step(model, problem)
+        total = {name: g * num / len(directions[1]) + total.get(name, 0) for name, g in found.items()}
+    name = "body.fc1.weight" if wrapped else "fc1.weight"
+    if below is fa.ActivityPerturbed:
+        assert_agree({name: total[name]}, {name: exact[name]})
+        return
+    fc2, fc3, fc4 = (
+        layer.weight.detach() for layer in model.modules() if isinstance(layer, nn.Linear) and layer.out_features != 7
+    )
+    (learned,) = [g for name, g in total.items() if "feedalign" in name and name.endswith("act1")]
+    assert_agree({"": -learned}, {"": fc4 @ fc3 @ fc2})
+
+
 def test_a_head_serves_every_token() -> None:
     problem, rule = Problem(), fa.LocalGreedy(num_perturbations=2)
     model = problem.model()

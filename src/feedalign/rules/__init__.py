@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from feedalign.rules.activity_perturbed import ActivityPerturbed
-from feedalign.rules.base import DirectRule, LayerwiseRule, LearnedRule, Perturbing, PointRule, Rule, WeightRule
+from feedalign.rules.base import (
+    DirectRule,
+    EstimatingRule,
+    LayerwiseRule,
+    LearnedRule,
+    Perturbing,
+    PointRule,
+    Rule,
+    WeightRule,
+)
 from feedalign.rules.control import Backprop, Shallow
 from feedalign.rules.dfa import DFA
 from feedalign.rules.dkp import DKP
@@ -49,6 +58,7 @@ __all__ = [
     "Backprop",
     "DirectRule",
     "DirectionalDFA",
+    "EstimatingRule",
     "LayerwiseRule",
     "LearnedRule",
     "LocalGreedy",

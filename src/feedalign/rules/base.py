@@ -165,6 +165,43 @@ class Perturbing(Rule):
 
 
 @dataclass(frozen=True)
+class EstimatingRule(Perturbing, LearnedRule):
+    """A rule that learns its feedback from an estimate made of perturbations and the tangent of the output."""
+
+    def __post_init__(self) -> None:
+        LearnedRule.__post_init__(self)
+        Perturbing.__post_init__(self)
+
+    @property
+    def keeps_average(self) -> bool:
+        """Whether the feedback moves in the forward, by `averaged`, instead of having a gradient for an optimizer."""
+        return False
+
+    @property
+    def projects_average(self) -> bool:
+        """Whether a step's signals are made with the feedback that this step's forward has moved."""
+        return False
+
+    @abstractmethod
+    def estimate(self, tangent: Tensor, perturbation: Tensor, num_terms: int) -> Tensor:
+        """Return the evidence for one feedback matrix.
+
+        Args:
+            tangent: Tangent of the output, `[R, C]`, a row per perturbation, sample (and position).
+            perturbation: What the activation was perturbed by, `[R, D]`.
+            num_terms: Over how many products of the two a mean goes.
+
+        Returns:
+            `[C, D]`.
+        """
+
+    def averaged(self, feedback: Tensor, estimate: Tensor) -> Tensor:
+        """Return the feedback moved towards an estimate, `[C, D]`, for rules that keep an average."""
+        del estimate
+        return feedback
+
+
+@dataclass(frozen=True)
 class WeightRule(Rule):
     """A rule that sends every trainable parameter a vector of its own; it cuts nothing at feedback points."""
 

@@ -8,14 +8,14 @@ from typing import ClassVar, Literal, get_args
 from torch import Tensor
 
 from feedalign.errors import AttachError
-from feedalign.rules.base import LearnedRule, Perturbing, refuse_unknown
+from feedalign.rules.base import EstimatingRule, refuse_unknown
 
 Update = Literal["adam", "ema"]
 Projects = Literal["old", "new"]
 
 
 @dataclass(frozen=True)
-class FDFA(Perturbing, LearnedRule):
+class FDFA(EstimatingRule):
     """Forward direct feedback alignment, first named Directional DFA: each B_l learns the Jacobian of the output.
 
     One tangent travels with the forward. Each activation at a feedback point is perturbed by `V_l` `[N, D_l]`, drawn
@@ -26,6 +26,8 @@ class FDFA(Perturbing, LearnedRule):
         G_{B_l} = B_l - T_l          (update="adam": B_l is a parameter, trained by the user's optimizer)
         B_l <- (1 - a) B_l + a T_l   (update="ema": done in the forward, in training mode)
         S_l = E B_l
+
+    Weights above a layer reach its update through B alone, so with the old B not those of the same step.
 
     `G_B` does not depend on the loss: a factor on the loss, such as a GradScaler's, leaves it as it is, so that
     unscaling makes it small. Adam does not mind while it stays above its eps; with a GradScaler prefer `"ema"`.
@@ -56,8 +58,7 @@ class FDFA(Perturbing, LearnedRule):
     signal: ClassVar[str] = "e B, B learned"
 
     def __post_init__(self) -> None:
-        LearnedRule.__post_init__(self)
-        Perturbing.__post_init__(self)
+        super().__post_init__()
         refuse_unknown("FDFA", "update", self.update, get_args(Update))
         refuse_unknown("FDFA", "projects", self.projects, get_args(Projects))
         if not 0 < self.rate <= 1:
@@ -70,6 +71,16 @@ class FDFA(Perturbing, LearnedRule):
                 "optimizer steps, after the signals were made."
             )
 
+    @property
+    def keeps_average(self) -> bool:
+        """Whether `update` is `"ema"`."""
+        return self.update == "ema"
+
+    @property
+    def projects_average(self) -> bool:
+        """Whether `projects` is `"new"`."""
+        return self.projects == "new"
+
     def broadcast(self, error: Tensor, output: Tensor | None) -> Tensor:
         """Return the error itself, `[..., C]`."""
         del output
@@ -79,8 +90,8 @@ class FDFA(Perturbing, LearnedRule):
         """Return `T`, the estimate of the Jacobian: one product.
 
         Args:
-            tangent: Tangent of the output, `[R, C]`, a row per perturbation, sample (and position).
-            perturbation: What the activation was perturbed by, `[R, D]`.
+            tangent: `[R, C]`.
+            perturbation: `[R, D]`.
             num_terms: Over how many products of the two the mean goes.
 
         Returns:
