@@ -46,7 +46,7 @@ def sigmoid_loss(output: Tensor, labels: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "rule", [fa.SignDFA(link="sigmoid"), fa.DRTP(link="sigmoid"), fa.LocalGreedy("sigmoid")], ids=repr
+    "rule", [fa.SignDFA(link="sigmoid"), fa.DRTP(link="sigmoid"), fa.LocalGreedy(link="sigmoid")], ids=repr
 )
 def test_rules_for_another_loss_conform_on_that_loss(rule: fa.Rule) -> None:
     check_rule(rule, loss=sigmoid_loss)

@@ -119,10 +119,8 @@ def _placements(plan: Blueprint) -> dict[str, Placement]:
     for candidate in plan.candidates:
         rule, label, activation = candidate.rule, candidate.label, candidate.call.signature
         assert activation is not None
-        if isinstance(rule, DirectRule):
+        if isinstance(rule, DirectRule) or (isinstance(rule, LocalGreedy) and not plan.is_last(candidate)):
             placements[label] = place(plan.site.signature, activation, rule.positions, label)
-        elif isinstance(rule, LocalGreedy) and not plan.is_last(candidate):
-            placements[label] = place(plan.site.signature, activation, "auto", label)
     return placements
 
 
@@ -194,7 +192,7 @@ def _sites(
 
 def _weights(plan: Blueprint) -> list[WeightReceiver]:
     rules = [rule for rule in plan.rules.values() if isinstance(rule, WeightRule)]
-    return [WeightReceiver(name, rule) for rule in rules for name in plan.probe.parameters.values()]
+    return [WeightReceiver(name, rule) for rule in rules for name in plan.output_block.parameters]
 
 
 def _receiver(candidate: Candidate, placement: Placement | None, projection: Projection | None) -> Receiver | None:

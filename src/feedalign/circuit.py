@@ -248,9 +248,7 @@ class Circuit:
         if self.perturber is not None:
             output, tangent = self.perturber.reach_output(output)
         if plan.receivers:
-            deliveries = self._deliveries(taps, tangent)
-            for receiver, delivery in zip(plan.receivers, deliveries, strict=True):
-                receiver.check_output(tuple(output.shape), tuple(delivery.tap.shape))
+            deliveries = self._deliveries(taps, tuple(output.shape), tangent)
             at_output = None if self.perturber is None else self.perturber.at_output
             output = broadcast(plan, output, deliveries, tangent, at_output)
         if self.perturber is not None:
@@ -259,8 +257,11 @@ class Circuit:
             self.stream.end(output)
         return output
 
-    def _deliveries(self, taps: dict[str, Tensor], tangent: Tensor | None) -> list[Delivery]:
+    def _deliveries(self, taps: dict[str, Tensor], output: tuple[int, ...], tangent: Tensor | None) -> list[Delivery]:
         live = [site for site in self.sites if site.key in taps]
+        for site in live:
+            assert site.receiver is not None
+            site.receiver.check_output(output, tuple(taps[site.key].shape))
         deliveries = to_points(live, taps, self.store, self.perturber, tangent, learns=self.model.training)
         for receiver, (module, name) in zip(self.weights, self.weight_owners, strict=True):
             parameter = module._parameters[name]

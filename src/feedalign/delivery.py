@@ -108,7 +108,11 @@ def to_points(
         if perturber is not None and tangent is not None and site.call in perturber.drawn:
             assert site.receiver is not None
             with torch.no_grad():
-                gathered = site.receiver.gather(perturber.drawn.pop(site.call), tangent)
+                drawn = perturber.drawn.pop(site.call)
+                gathered = site.receiver.gather(drawn, tangent)
+                if len(drawn) == 0 and isinstance(site.rule, EstimatingRule):
+                    # No samples, no news: an estimate that agrees with what is held.
+                    gathered = held[0].detach()
                 if isinstance(site.rule, EstimatingRule) and site.rule.keeps_average:
                     held = _averaged(site.rule, site.key, held, gathered, store, learns=learns)
                 else:

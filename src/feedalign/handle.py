@@ -105,6 +105,10 @@ class Handle:
         perturber = self._circuit.perturber
         return perturber is not None and isinstance(perturber.carrier, DualCarrier)
 
+    def is_gated(self, layer: str) -> bool:
+        """Whether a layer's input gradient is made with layer-wise feedback."""
+        return layer in self._circuit.gated
+
     def forget_forward(self) -> None:
         """Forget that a forward has run, for `describe()`."""
         self._circuit.fired = None

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from feedalign.errors import FeedbackShapeError, TangentLostError
+from feedalign.errors import FeedbackShapeError, TangentLostError, UntaughtLayerError
 from feedalign.perturbation import perturbation
 from feedalign.store import FeedbackStore
 from feedalign.tangents import CallKey, Carrier
@@ -25,7 +25,7 @@ class Perturber:
         carrier: Carries tangents; None for rules that draw and need no tangent.
         num_perturbations: K.
         points: For each perturbed feedback point the distribution of what it is perturbed by.
-        local: Points among them whose tangent goes no further than a head.
+        local: Points among them whose perturbation goes no further than a head.
         parameters: Names of perturbed parameters.
         distribution: What parameters, and the output, are perturbed by.
         perturbs_output: The output is perturbed too.
@@ -69,7 +69,7 @@ class Perturber:
         owned = dict(self.model.named_parameters()) if self.parameters else {}
         num_samples = _num_samples(args) if self.per_sample else None
         for number, name in enumerate(self.parameters, start=_FIRST_PARAMETER):
-            like = owned[name].detach()
+            like = _found(owned, name).detach()
             if num_samples is not None:
                 like = like.expand(num_samples, *like.shape)
             self.directions[name] = self._draw(like, number, self.distribution)
@@ -98,8 +98,9 @@ class Perturber:
         if call in self.points:
             drawn = self._draw(activation, self.streams[call], self.points[call]).flatten(0, 1)
             self.drawn[call] = drawn
-            tangent = drawn if tangent is None else tangent + drawn
-        return activation, self.carrier.leave(call, activation.detach(), None if call in self.local else tangent)
+            if call not in self.local:
+                tangent = drawn if tangent is None else tangent + drawn
+        return activation, self.carrier.leave(call, activation.detach(), tangent)
 
     def reach_output(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the output without its tangent, and the tangent.
@@ -131,6 +132,15 @@ class Perturber:
     def _draw(self, like: Tensor, stream: int, distribution: str) -> Tensor:
         assert self.clock is not None
         return perturbation(like, self.num_perturbations, self.clock, stream, distribution)
+
+
+def _found(owned: Mapping[str, Tensor], name: str) -> Tensor:
+    if name not in owned:
+        raise UntaughtLayerError(
+            f"{name} is no parameter of the model any more, so the rule cannot teach it; remove the rule and attach it "
+            "again."
+        )
+    return owned[name]
 
 
 def _num_samples(args: tuple[Any, ...]) -> int:

@@ -9,7 +9,7 @@ from feedalign.handle import Removable
 from feedalign.perturber import Perturber
 from feedalign.probe import training
 from feedalign.rules.activity_perturbed import ActivityPerturbed
-from feedalign.rules.base import Perturbing, WeightRule
+from feedalign.rules.base import Perturbing, PointRule, WeightRule
 from feedalign.rules.local_greedy import LocalGreedy
 from feedalign.rules.weight_perturbed import WeightPerturbed
 from feedalign.store import FeedbackStore
@@ -32,7 +32,8 @@ def perturber_for(plan: Blueprint, store: FeedbackStore) -> Perturber | None:
     """
     rules = [rule for rule in plan.rules.values() if isinstance(rule, Perturbing)]
     drawing = [rule for rule in plan.rules.values() if isinstance(rule, WeightRule)]
-    parameters = tuple(plan.probe.parameters.values()) if drawing else ()
+    # Those that the error reaches: a layer that is unused, or runs under no_grad(), has no gradient.
+    parameters = plan.output_block.parameters if drawing else ()
     if not rules:
         return Perturber(plan.model, store, None, 1, points={}, parameters=parameters) if drawing else None
     counts = {rule.num_perturbations for rule in rules}
@@ -41,7 +42,7 @@ def perturber_for(plan: Blueprint, store: FeedbackStore) -> Perturber | None:
             f"The rules ask for {' and '.join(map(str, sorted(counts)))} perturbations; all are drawn in one pass, so "
             "give them the same num_perturbations."
         )
-    perturbed = [c for c in plan.candidates if isinstance(c.rule, Perturbing)]
+    perturbed = [c for c in plan.candidates if isinstance(c.rule, Perturbing) and isinstance(c.rule, PointRule)]
     points = {(c.call.module, c.call.index): c.rule.distribution for c in perturbed if isinstance(c.rule, Perturbing)}
     local = [(c.call.module, c.call.index) for c in perturbed if _is_local(plan, c)]
     _refuse_shallow_greedy(plan, local)

@@ -37,6 +37,11 @@ def rehearse(handle: Handle, example_inputs: Inputs) -> None:
         except Exception as error:
             handle.remove()
             where = running.name
+            if handle.is_gated(where):
+                raise ForwardModeError(
+                    f"{where!r} has layer-wise feedback, which directional derivatives cannot pass as dual tensors. "
+                    "Give the layers above and below it rules that agree: direct ones, or layer-wise ones alone."
+                ) from error
             raise ForwardModeError(
                 f"{where!r} ({type(model.get_submodule(where)).__name__}) cannot carry a directional derivative: "
                 f"{_first_sentence(error)} For attention, run the model under "

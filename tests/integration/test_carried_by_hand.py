@@ -235,7 +235,7 @@ def test_a_hook_registered_after_attach_may_look_but_not_replace(rule: fa.Rule, 
     assert len(seen) == 1
     looks.remove()
     model.get_submodule(module).register_forward_hook(lambda m, args, output: output * 2)
-    with pytest.raises(fa.errors.PointNotFiredError, match=rf"what '{module}' returned.*registered before attach"):
+    with pytest.raises(fa.errors.PointNotFiredError, match=rf"what '{module}' returned.*must be there before attach"):
         model(x)
 
 

@@ -29,7 +29,7 @@ every_distribution = pytest.mark.parametrize("distribution", ["normal", "rademac
 
 
 def rule_of(problem: Problem, **options: object) -> fa.LocalGreedy:
-    return fa.LocalGreedy("sigmoid" if problem.loss == "binary_cross_entropy" else None, **options)
+    return fa.LocalGreedy(link="sigmoid" if problem.loss == "binary_cross_entropy" else None, **options)
 
 
 @every_distribution
@@ -229,7 +229,7 @@ def test_a_last_module_that_makes_probabilities_tells_the_link() -> None:
     model, plain = problem.model(), problem.model()
     model.add_module("last", nn.Sigmoid())
     fa.attach(model, fa.LocalGreedy(), example_inputs=problem.inputs())
-    fa.attach(plain, fa.LocalGreedy("sigmoid"), example_inputs=problem.inputs())
+    fa.attach(plain, fa.LocalGreedy(link="sigmoid"), example_inputs=problem.inputs())
     found = gradients_after(model, F.binary_cross_entropy(model(problem.inputs()), problem.targets()))
     expected = gradients_after_step(plain, problem)
     assert_agree(

@@ -210,8 +210,7 @@ class WeightRule(Rule):
         """Return what one parameter's gradient receives.
 
         Args:
-            slope: Directional derivative of the loss along each direction, `[K]`, or `[K, N]` per sample; None for
-                rules without tangents.
+            slope: Directional derivative of each sample's share of the loss, `[K, N]`; None for rules without tangents.
             direction: What was drawn for the parameter, `[K, *shape]` or `[K, N, *shape]`.
 
         Returns:

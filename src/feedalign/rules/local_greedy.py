@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import ClassVar, Self, get_args
 
 from torch import Tensor
 
 from feedalign.feedback import Draw, ScaledUniform
-from feedalign.rules.base import Link, refuse_unknown
+from feedalign.rules.base import Link, Positions, refuse_unknown
 from feedalign.rules.forward_gradient import SlopeRule
 from feedalign.rules.targets_from_error import has_form, predict, read_targets, wrong_form
 
@@ -27,6 +27,7 @@ class LocalGreedy(SlopeRule):
     which is exact. The heads need targets: they are read, with the loss's scale, from the error at the output.
 
     Args:
+        positions: See `DirectRule`; of the heads, which have the shapes of feedback.
         link: What turns the output into a prediction: `"softmax"` (cross-entropy) or `"sigmoid"` (binary
             cross-entropy); the heads' loss is the same. None: a final `nn.Softmax`, `nn.LogSoftmax` or `nn.Sigmoid`
             tells, else `"softmax"`; the backward checks it.
@@ -38,6 +39,7 @@ class LocalGreedy(SlopeRule):
     Differs from the paper: heads start as `U(+-1/sqrt(D))` with biases of zero.
     """
 
+    positions: Positions = "auto"
     link: Link | None = None
 
     name: ClassVar[str] = "lg-fg-a"
@@ -50,6 +52,7 @@ class LocalGreedy(SlopeRule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        refuse_unknown("LocalGreedy", "positions", self.positions, get_args(Positions))
         if self.link is not None:
             refuse_unknown("LocalGreedy", "link", self.link, ("softmax", "sigmoid"))
 

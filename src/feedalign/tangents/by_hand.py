@@ -27,21 +27,42 @@ class Removable(Protocol):
 
 @dataclass(frozen=True)
 class Carried:
-    """What left a call: its tangent (None: zero), and where the value lies that flows on (None: it cannot be told)."""
+    """What left a call: its tangent (None: zero), and marks of the value that flows on (None: it has none to tell)."""
 
     tangent: Tensor | None
-    address: int | None
+    marks: Marks | None
+
+
+@dataclass(frozen=True)
+class Marks:
+    """By what a tensor is known again, without keeping it alive."""
+
+    address: int
+    version: int
+    layout: tuple[int, ...]
 
     @staticmethod
-    def of(value: Tensor, tangent: Tensor | None) -> Carried:
-        """Return it for a value, of which nothing is kept alive."""
-        return Carried(tangent, _address(value))
+    def of(value: Tensor) -> Marks | None:
+        """Return them; None in code that is compiled or transformed."""
+        if torch.compiler.is_compiling() or inside_transform():
+            return None
+        return Marks(value.data_ptr(), value._version, (*value.shape, *value.stride()))
 
+    def fit(self, value: Tensor, *, is_reshaped: bool, is_changed: bool) -> bool:
+        """Tell whether a tensor that arrives is this one.
 
-def _address(value: Tensor) -> int | None:
-    if torch.compiler.is_compiling() or inside_transform():
-        return None
-    return value.data_ptr()
+        Args:
+            value: What arrives.
+            is_reshaped: It may have been reshaped, and so perhaps copied, on the way.
+            is_changed: The module that takes it has already changed it in place.
+        """
+        found = Marks.of(value)
+        if found is None:
+            return True
+        if is_reshaped and found.address != self.address:
+            return True  # a copy
+        is_fresh = is_changed or found.version == self.version
+        return is_fresh and found.address == self.address and (is_reshaped or found.layout == self.layout)
 
 
 class HandCarrier(Carrier):
@@ -87,27 +108,32 @@ class HandCarrier(Carrier):
 
     def leave(self, call: CallKey, activation: Tensor, tangent: Tensor | None) -> Tensor:
         """See `Carrier`."""
-        self.table[call] = Carried.of(activation, tangent)
+        self.table[call] = Carried(tangent, Marks.of(activation))
         return activation
 
     def reach_output(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
         """See `Carrier`."""
         return output, self._taken_from(self.path.at_output, output, None)
 
-    def taken(self, call: CallKey, value: Tensor) -> Tensor | None:
-        """Return the tangent of what comes into a call, `[K * N, ...]`."""
+    def taken(self, call: CallKey, value: Tensor, *, is_changed: bool = False) -> Tensor | None:
+        """Return the tangent of what comes into a call, `[K * N, ...]`; it may have been changed in place by it."""
         source = self.path.sources.get(call)
-        return None if source is None else self._taken_from(source, value, call)
+        return None if source is None else self._taken_from(source, value, call, is_changed=is_changed)
 
-    def _taken_from(self, source: CallKey, value: Tensor, taker: CallKey | None) -> Tensor | None:
+    def _taken_from(
+        self, source: CallKey, value: Tensor, taker: CallKey | None, *, is_changed: bool = False
+    ) -> Tensor | None:
         carried = self.table.get(source)
-        address = None if taker in self.path.reshaped else _address(value)
-        is_elsewhere = carried is not None and None not in {carried.address, address} and carried.address != address
-        if carried is None or is_elsewhere:
+        is_reshaped = taker in self.path.reshaped
+        is_lost = carried is None or (
+            carried.marks is not None and not carried.marks.fit(value, is_reshaped=is_reshaped, is_changed=is_changed)
+        )
+        if carried is None or is_lost:
             raise PointNotFiredError(
                 f"This forward took another path than the one on the example inputs: what {source[0]!r} returned did "
-                "not arrive where its tangent was to go. Attach with example inputs that take the same path; hooks "
-                "that replace activations must be registered before attach()."
+                "not arrive, as it was, where its tangent was to go. Attach with example inputs that take the same "
+                "path; layers that are replaced, and hooks and operations that change activations, must be there "
+                "before attach()."
             )
         # The last taker takes it away: a tangent lives no longer than it is needed.
         self.num_taken[source] = self.num_taken.get(source, 0) + 1
@@ -151,15 +177,20 @@ class CarryHook:
         call = (self.name, index)
         if call not in carrier.path.sources:
             return None
+        if not args:
+            raise PointNotFiredError(
+                f"{self.name!r} was called with keywords in this forward, and not so on the example inputs; call it "
+                "alike."
+            )
         with torch.no_grad():
-            tangent = carrier.taken(call, args[0])
+            tangent = carrier.taken(call, args[0], is_changed=output is args[0])
             if tangent is not None:
                 tangent = self.pushed(module, args[0].detach(), output.detach(), tangent)
             if carrier.directions and self.own_names:
                 tangent = self._with_own_term(module, args[0], output, tangent)
         if carrier.cuts:
             output = output.detach()
-        carrier.table[call] = Carried.of(output, tangent)
+        carrier.table[call] = Carried(tangent, Marks.of(output))
         return output
 
     def pushed(self, module: nn.Module, source: Tensor, output: Tensor, tangent: Tensor) -> Tensor:

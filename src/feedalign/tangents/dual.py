@@ -32,6 +32,15 @@ class DualCarrier(Carrier):
         self.is_running = False
         self.replaced: list[tuple[dict[str, Any], str, nn.Parameter]] = []
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy taken inside a forward starts one of its own."""
+        if self.replaced:
+            raise ForwardModeError(
+                "The model is copied inside its own forward, where its perturbed parameters stand in the places of the "
+                "true ones. Copy it between two forwards."
+            )
+        return {**self.__dict__, "is_running": False}
+
     def begin(self, directions: Mapping[str, Tensor]) -> None:
         """See `Carrier`.
 

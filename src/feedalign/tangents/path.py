@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 from torch.autograd.graph import Node
 
 from feedalign.blocks import layer_of
@@ -86,7 +86,7 @@ class _Follower:
     def follow(self, site: OutputSite) -> Path:
         what = f"the output (at {site.module!r})" if site.module else "the model's output"
         end = site.order if site.before else len(self.calls)
-        at_output = self._producer(site.node, None, end, what, None)
+        at_output = self._producer(site.node, end, what, None)
         if at_output is None:
             raise UnknownPathError(f"{what} does not depend on any trainable module")
         waiting = [at_output]
@@ -105,7 +105,7 @@ class _Follower:
         module = self.modules[call.module]
         if not self._is_known(module):
             self.marks.add(_key(call))
-            return self._producer(call.node, call.output, position, f"{call.module!r}", _key(call))
+            return self._producer(call.node, position, f"{call.module!r}", _key(call))
         if self.parameters and self._perturbs(call.module) and own_term_of(module) is None:
             raise UnknownPathError(f"no derivative by the parameters of {_name(call.module, module)} is known by hand")
         if isinstance(module, DROPOUTS) and getattr(module, "inplace", False):
@@ -113,19 +113,14 @@ class _Follower:
         if len(call.inputs) != 1:
             raise UnknownPathError(f"{_name(call.module, module)} takes several tensors or keywords")
         what = f"the input of {call.module!r}"
-        source = self._producer(call.input_nodes[0], call.inputs[0], position, what, _key(call))
+        source = self._producer(_input_node(call, module), position, what, _key(call))
         if source is not None and self._starts(module):
             raise UnknownPathError(f"no derivative of {_name(call.module, module)} is known by hand")
         return source
 
-    def _producer(self, node: Node | None, tensor: object, end: int, what: str, taker: CallKey | None) -> int | None:
-        """The last call before `end` that made a tensor; None for one that depends on nothing perturbed."""
+    def _producer(self, node: Node | None, end: int, what: str, taker: CallKey | None) -> int | None:
+        """The last call before `end` that made a node's tensor; None for one that depends on nothing perturbed."""
         earlier = [i for i in range(end - 1, -1, -1) if self._carries(self.calls[i])]
-        if isinstance(tensor, Tensor):
-            # By identity first: an in-place module returns the tensor that it was given, with another node.
-            same = next((i for i in earlier if self.calls[i].output is tensor), None)
-            if same is not None:
-                return same if self.calls[same].node is not None else None
         while node is not None:
             made = next((i for i in earlier if self.calls[i].node is node), None)
             if made is not None:
@@ -170,6 +165,14 @@ class _Follower:
         lost += [layer_of(name) for name in self.parameters if layer_of(name) not in {m for m, _ in self.sources}]
         if lost:
             raise UnknownPathError(f"{_name(lost[0], self.modules[lost[0]])} is not on a chain of known modules")
+
+
+def _input_node(call: Call, module: nn.Module) -> Node | None:
+    """The node of what came into a call; an in-place module has left its own on the tensor, above the one before."""
+    node = call.input_nodes[0]
+    if node is not None and call.output is call.inputs[0] and getattr(module, "inplace", False):
+        return node.next_functions[0][0]
+    return node
 
 
 def _key(call: Call) -> CallKey:
