@@ -109,7 +109,7 @@ def test_rows_of_another_sample_are_seen(rule: type[fa.Rule], monkeypatch: Patch
 
 
 def test_an_average_with_the_sign_of_algorithm_1_is_seen(monkeypatch: Patch) -> None:
-    problem, rule = Problem(), fa.FDFA(update="ema")
+    problem, rule = Problem(), fa.FDFA(update="ema", rate=0.01)
     compare(rule, problem)
     monkeypatch.setattr(fa.FDFA, "averaged", lambda self, b, t: (1 - self.rate) * b - self.rate * t)
     with pytest.raises(AssertionError, match="not close"):

@@ -34,7 +34,8 @@ def attach(
     """Attach a learning rule to a model, in place. The training loop stays as it is.
 
     The model runs once on the example inputs, in training mode; its buffers, gradients and the random state are left
-    as they were. Parameters stay the very same objects, so an optimizer made before or after works.
+    as they were. Parameters stay the very same objects, so an optimizer made before works as one made after does, but
+    for rules that learn feedback or heads: these are new parameters, for an optimizer made after.
 
     Args:
         model: Any module. Attach before `torch.compile` and before wrapping in DistributedDataParallel.
@@ -55,7 +56,7 @@ def attach(
         strict: Refuse models in which exact backprop still reaches layers around the rule.
 
     Returns:
-        The handle: `describe()`, `remove()`, `targets(y)`; usable as a context manager.
+        The handle: `describe()`, `remove()`, `parameter_groups()`, `targets(y)`; usable as a context manager.
 
     Raises:
         AttachError: The model or an argument does not allow it; its subclasses and FeedbackShapeError say why.

@@ -27,6 +27,7 @@ from feedalign.rules.forward_gradient import SlopeRule
 from feedalign.rules.local_greedy import LocalGreedy
 from feedalign.store import CHILD_NAME, FeedbackStore, key_of
 from feedalign.supply import Source, supply
+from feedalign.tangents.path import without_views
 from feedalign.transforms import forget_compiled_code
 from feedalign.untrained import FeedbackWatch
 
@@ -66,7 +67,8 @@ def build(plan: Blueprint, source: Source, draws: Generator) -> Handle:
     perturber = perturber_for(plan, store)
     error_axis = error_axis_of(plan.site.signature)
     can_stream = _can_stream(plan)
-    watch = FeedbackWatch(plan.model, store, plan.output_block.direct)
+    averages = [s.key for s in sites if isinstance(s.rule, EstimatingRule) and s.rule.keeps_average]
+    watch = FeedbackWatch(plan.model, store, averages, plan.output_block.direct)
     circuit = Circuit(
         plan.model, store, sites, frozenset(silent), list(plan.gated), can_stream, weights, perturber, error_axis, watch
     )
@@ -79,9 +81,7 @@ def build(plan: Blueprint, source: Source, draws: Generator) -> Handle:
     signature = plan.site.signature
     num_outputs = signature.features() if len(signature.shape) > 1 else 1
     points = {layer: c.label for c in plan.candidates for layer in layer_names(c.block.direct)}
-    linear = [n for n in layer_names(plan.output_block.direct) if adjoint_of(plan.model.get_submodule(n)) is not None]
-    output_layer = linear[0] if len(linear) == 1 else None
-    store.handle = Handle(circuit, rules, host, hooks, num_outputs, description, fires, points, output_layer)
+    store.handle = Handle(circuit, rules, host, hooks, num_outputs, description, fires, points, _last_pair(plan))
     return store.handle
 
 
@@ -90,6 +90,19 @@ def _refuse_projection(plan: Blueprint) -> None:
     if plan.gated or learners:
         why = f"fa.{learners[0]} learns matrices of its own" if learners else "layer-wise rules need weights"
         raise AttachError(f"fa.Projection stands for error @ feedback of direct rules with fixed feedback; {why}.")
+
+
+def _last_pair(plan: Blueprint) -> tuple[str, str] | None:
+    """The feedback point right below the layer that makes the output, and this layer."""
+    for call in plan.probe.calls:
+        if call.node is None or without_views(call.node) is not without_views(plan.site.node):
+            continue
+        if adjoint_of(plan.model.get_submodule(call.module)) is not None and len(call.inputs) == 1:
+            below = without_views(call.input_nodes[0])
+            for candidate in plan.candidates:
+                if candidate.cuts and candidate.call.node is below:
+                    return candidate.label, call.module
+    return None
 
 
 def _is_drawn(rule: LayerwiseRule) -> bool:

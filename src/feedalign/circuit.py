@@ -26,6 +26,9 @@ from feedalign.streaming import Stream
 from feedalign.transforms import inside_backward, refuse_reentrant_checkpointing
 from feedalign.untrained import FeedbackWatch
 
+# Counts the calls of the output's module, under a name that no module can have.
+OUTPUT = "<output>"
+
 
 class Circuit:
     """State and steps of the forward, shared by all hooks.

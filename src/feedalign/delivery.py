@@ -105,7 +105,7 @@ def to_points(
     for site in sites:
         held: tuple[Tensor, ...] = held_by(store, site)
         kept: tuple[Tensor, ...] = ()
-        if perturber is not None and tangent is not None and site.call in perturber.drawn:
+        if perturber is not None and site.call in perturber.drawn:
             assert site.receiver is not None
             with torch.no_grad():
                 drawn = perturber.drawn.pop(site.call)

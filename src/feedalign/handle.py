@@ -15,6 +15,7 @@ from feedalign.circuit import Circuit
 from feedalign.delivery import held_by, streams
 from feedalign.describe import Description
 from feedalign.errors import AttachError, StreamingError, TargetsError
+from feedalign.receivers import DirectReceiver
 from feedalign.rules.base import LearnedRule, Rule
 from feedalign.store import CHILD_NAME, FeedbackStore
 from feedalign.streaming import Stream
@@ -44,7 +45,7 @@ class Handle:
         description: What teaches each layer, as found at attach time.
         fires: For each row of the description, the module that must fire; None where none must.
         points: The point at which each layer's signal can be read, by the layer's name.
-        output_layer: The linear layer that makes the output; None where none does.
+        last_pair: The feedback point right below the linear layer that makes the output, and this layer, if any.
     """
 
     def __init__(
@@ -57,11 +58,11 @@ class Handle:
         description: Description,
         fires: tuple[str | None, ...],
         points: dict[str, str],
-        output_layer: str | None,
+        last_pair: tuple[str, str] | None,
     ) -> None:
         self._circuit, self.rules, self._host, self._hooks = circuit, rules, host, hooks
         self._num_outputs, self._description, self._fires = num_outputs, description, fires
-        self.points, self.output_layer = points, output_layer
+        self.points, self.last_pair = points, last_pair
         self._attached = True
         ATTACHED.add(circuit.model)
 
@@ -154,13 +155,13 @@ class Handle:
             )
         return groups
 
-    def last_feedback(self) -> tuple[str, Tensor | None]:
-        """Return the last feedback point, and its matrix `[C, D]`, detached; None where it has none."""
-        sites = [site for site in self._circuit.sites if site.receiver is not None]
-        if not sites:
-            return "", None
-        held = held_by(self.store, sites[-1])
-        return sites[-1].label, held[0].detach() if held else None
+    def feedback_at(self, point: str) -> Tensor | None:
+        """Return the matrix of a feedback point, `[C, D]`, detached; None where it has none."""
+        for site in self._circuit.sites:
+            if site.label == point and isinstance(site.receiver, DirectReceiver):
+                held = held_by(self.store, site)
+                return held[0].detach() if held else None
+        return None
 
     def _learned_matrices(self) -> list[nn.Parameter]:
         keys = {site.key for site in self._circuit.sites if isinstance(site.rule, LearnedRule)}
@@ -257,6 +258,8 @@ def handle_of(model: nn.Module) -> Handle:
     Raises:
         AttachError: No rule is attached to it.
     """
+    if not isinstance(model, nn.Module):
+        raise AttachError(f"The model is {type(model).__name__}; give the attached torch.nn.Module.")
     for module in model.modules():
         if isinstance(module, FeedbackStore):
             return module.handle

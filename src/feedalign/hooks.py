@@ -6,10 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from feedalign.circuit import Circuit
-
-# Counts the calls of the output's module, under a name that no module can have.
-_OUTPUT = "<output>"
+from feedalign.circuit import OUTPUT, Circuit
 
 
 class PointHook:
@@ -43,4 +40,4 @@ class OutputHook:
 
     def _is_it(self) -> bool:
         """A module that also stands in the middle makes the output at its last call only."""
-        return self.circuit.listening and self.circuit.count(_OUTPUT) == self.index
+        return self.circuit.listening and self.circuit.count(OUTPUT) == self.index

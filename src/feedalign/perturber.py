@@ -50,6 +50,7 @@ class Perturber:
         self.points, self.local, self.parameters = dict(points), frozenset(local), tuple(parameters)
         self.streams = {call: number for number, call in enumerate(points, start=1)}
         self.distribution, self.perturbs_output, self.per_sample = distribution, perturbs_output, per_sample
+        self.travels = bool(parameters) or perturbs_output or any(call not in local for call in points)
         self._forget()
 
     def _forget(self) -> None:
@@ -119,6 +120,8 @@ class Perturber:
         output, tangent = self.carrier.reach_output(output)
         # Here, so that perturbed parameters are themselves again before anything is sent to them.
         self.carrier.end()
+        if not self.travels:
+            return output, None
         if tangent is None:
             raise TangentLostError(
                 "No tangent arrived at the output, so nothing can be learned from this forward: a part of the model "

@@ -13,7 +13,7 @@ from feedalign.rules.base import Perturbing, PointRule, WeightRule
 from feedalign.rules.local_greedy import LocalGreedy
 from feedalign.rules.weight_perturbed import WeightPerturbed
 from feedalign.store import FeedbackStore
-from feedalign.tangents import CallKey, Carrier, DualCarrier, HandCarrier, find_path
+from feedalign.tangents import CallKey, Carrier, DualCarrier, HandCarrier, NoCarrier, find_path
 from feedalign.tangents.by_hand import hook_for
 
 
@@ -69,15 +69,18 @@ def _is_local(plan: Blueprint, candidate: Candidate) -> bool:
 def _refuse_shallow_greedy(plan: Blueprint, local: list[CallKey]) -> None:
     if not local and any(isinstance(rule, LocalGreedy) for rule in plan.rules.values()):
         raise AttachError(
-            "LocalGreedy puts a head after every hidden layer but the last, so it needs at least three layers with a "
-            "feedback point after each of the first two; this model has one hidden layer. fa.ActivityPerturbed() is "
-            "the same rule without heads."
+            "LocalGreedy puts a head after every hidden layer but the last: it needs at least three layers, with a "
+            "feedback point of its own below another one. Here no point that it has lies below another: the model has "
+            "one hidden layer, or the points below have other rules. fa.ActivityPerturbed() is the same rule without "
+            "heads."
         )
 
 
 def _carrier(
     plan: Blueprint, traveling: list[CallKey], parameters: tuple[str, ...], num: int, *, per_sample: bool
 ) -> Carrier:
+    if not traveling and not parameters:
+        return NoCarrier()
     cuts = [(c.call.module, c.call.index) for c in plan.candidates if c.cuts]
     with training(plan.model):
         path = find_path(plan.model, plan.probe, plan.site, cuts, traveling, parameters)
@@ -85,10 +88,13 @@ def _carrier(
         return HandCarrier(path, num, cuts=bool(parameters))
     if num > 1 or per_sample:
         option = f"num_perturbations={num}" if num > 1 else 'per="sample"'
-        raise AttachError(
-            f"{option} needs tangents that are carried by hand, and here they cannot be, because {path}. Use one "
-            "perturbation per step; to average over several, run forward and backward several times before the "
+        way_out = (
+            "Use one perturbation per step; to average over several, run forward and backward several times before the "
             "optimizer steps."
+        )
+        raise AttachError(
+            f"{option} needs tangents that are carried by hand, and here they cannot be, because {path}. "
+            + (way_out if num > 1 else 'Use per="batch".')
         )
     return DualCarrier(plan.model, path)
 

@@ -111,12 +111,12 @@ class Receiver(ABC):
                 "equal. Choose other points with points=."
             )
 
-    def gather(self, perturbation: Tensor, tangent: Tensor) -> Tensor:
+    def gather(self, perturbation: Tensor, tangent: Tensor | None) -> Tensor:
         """Return what must be kept of the forward for the backward.
 
         Args:
             perturbation: What was added to the activation's tangent here, `[K * N, ...]`.
-            tangent: Tangent of the output, `[K * N, ...]`.
+            tangent: Tangent of the output, `[K * N, ...]`; None where all perturbations are local.
 
         Returns:
             The perturbation itself, unless less will do.
@@ -160,9 +160,10 @@ class DirectReceiver(Receiver):
         """See `Receiver`."""
         self.placement.check_output(output, activation, self.point)
 
-    def gather(self, perturbation: Tensor, tangent: Tensor) -> Tensor:
+    def gather(self, perturbation: Tensor, tangent: Tensor | None) -> Tensor:
         """Return the estimate of the Jacobian, `[C, D]`, which is much smaller than what it is made of."""
         assert isinstance(self.rule, EstimatingRule)
+        assert tangent is not None
         rows = self.placement.rows(features_last(tangent, self.placement.error_axis))
         num_terms = rows.shape[0] * self.placement.num_repeats(tuple(perturbation.shape))
         return self.rule.estimate(rows, self.placement.collect(perturbation), num_terms)

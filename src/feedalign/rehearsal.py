@@ -44,11 +44,22 @@ def rehearse(handle: Handle, example_inputs: Inputs) -> None:
                 ) from error
             raise ForwardModeError(
                 f"{where!r} ({type(model.get_submodule(where)).__name__}) cannot carry a directional derivative: "
-                f"{_first_sentence(error)} For attention, run the model under "
-                "torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), also at attach; otherwise replace "
-                "the module, or use a rule that needs no tangents, such as fa.DKP()."
+                f"{_first_sentence(error)} {_way_out(error)} Otherwise replace the module, or use a rule that needs no "
+                "tangents, such as fa.DKP()."
             ) from error
     handle.forget_forward()
+
+
+def _way_out(error: Exception) -> str:
+    said = str(error)
+    if "mkldnn_rnn" in said:
+        return "Recurrent layers can under torch.backends.mkldnn.flags(enabled=False), at attach and in training."
+    if "attention" in said:
+        return (
+            "Attention can under torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), at attach and in "
+            "training."
+        )
+    return "Torch may have other kernels for it that can."
 
 
 def _first_sentence(error: Exception) -> str:

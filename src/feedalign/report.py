@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from torch import nn
+
 from feedalign.blocks import layer_names
 from feedalign.blueprint import Blueprint
+from feedalign.circuit import OUTPUT
 from feedalign.describe import Description, Row
 from feedalign.feedback import Projection
 from feedalign.perturber import Perturber
 from feedalign.placement import Placement
 from feedalign.rules.activity_perturbed import ActivityPerturbed
 from feedalign.rules.base import DirectRule, Rule, WeightRule
+from feedalign.rules.forward_gradient import SlopeRule
 from feedalign.rules.local_greedy import LocalGreedy
 from feedalign.store import FeedbackStore
 from feedalign.suitability import leaks, mend
@@ -48,7 +52,7 @@ def report(
     for layer in _layers(plan):
         if of_weights:
             signal = f"{of_weights[0].name}: {of_weights[0].signal}"
-            lines.append((Row(layer or "(model)", "-", signal, "-", None), None))
+            lines.append((Row(layer or "(model)", "-", signal, "-", None), OUTPUT))
             continue
         lines += _at_points(plan, layer, placements, source) + _at_output(plan, layer, uncut)
         lines += _from_gates(plan, layer, store, keys)
@@ -138,6 +142,32 @@ def _notes(plan: Blueprint, uncut: Mapping[str, tuple[str, ...]]) -> list[str]:
         notes.append(f"exact backprop still reaches {', '.join(uncut)}. {mend(plan)}")
     seen = {name for c in plan.candidates for name in c.block.parameters} | set(plan.output_block.parameters)
     unreached = layer_names(tuple(name for name in plan.probe.parameters.values() if name not in seen))
-    if unreached:
-        notes.append(f"no signal reaches {', '.join(unreached)}: unused in the forward on the example inputs")
+    ran = {call.module for call in plan.probe.calls}
+    unused = [layer for layer in unreached if layer not in ran]
+    aside = [layer for layer in unreached if layer in ran]
+    if unused:
+        notes.append(f"no signal reaches {', '.join(unused)}: unused in the forward on the example inputs")
+    if aside:
+        notes.append(
+            f"the output is not made with {', '.join(aside)}: a loss on what they return teaches them by exact "
+            "gradients, and nothing below a feedback point"
+        )
+    return [*notes, *_sample_notes(plan)]
+
+
+def _sample_notes(plan: Blueprint) -> list[str]:
+    """Where a sample's slope, of its own output only, misses what it does to other samples."""
+    if not any(isinstance(r, SlopeRule) or getattr(r, "per", "") == "sample" for r in plan.rules.values()):
+        return []
+    modules = [(name, plan.model.get_submodule(name)) for name in dict.fromkeys(c.module for c in plan.probe.calls)]
+    norms = [name for name, module in modules if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    turned = [name for name, module in modules if getattr(module, "batch_first", True) is False]
+    notes = []
+    if norms:
+        notes.append(f"samples meet in {', '.join(norms)}: estimates of layers below are biased in training mode")
+    if turned:
+        notes.append(
+            f"the first size of what {', '.join(turned)} takes is time, and a slope is that of one index of the first "
+            "size: estimates are biased unless samples come first (batch_first=True)"
+        )
     return notes

@@ -12,7 +12,7 @@ from feedalign.errors import UntrainedFeedbackError
 from feedalign.store import FeedbackStore
 
 # Steps of the others before it is certain: weights are also changed by hand, or loaded, between two forwards.
-_PATIENCE = 3
+_PATIENCE = 10
 # Looking waits for a GPU; an optimizer shows in the first few steps.
 _MOST_LOOKS = 64
 
@@ -25,13 +25,17 @@ class FeedbackWatch:
     Args:
         model: The attached model.
         store: Its feedback.
+        averages: Names in the store of feedback that moves in the forward, in training mode.
         witnesses: Names of parameters that every optimizer step moves, those of the output layer.
     """
 
-    def __init__(self, model: nn.Module, store: FeedbackStore, witnesses: Sequence[str]) -> None:
-        self.model, self.store, self.witnesses = model, store, tuple(witnesses)
+    def __init__(
+        self, model: nn.Module, store: FeedbackStore, averages: Sequence[str], witnesses: Sequence[str]
+    ) -> None:
+        self.model, self.store = model, store
+        self.averages, self.witnesses = tuple(averages), tuple(witnesses)
         self.num_looks = self.num_stale = 0
-        self.is_over = not any(True for _ in store.parameters())
+        self.is_over = not averages and not any(True for _ in store.parameters())
         self.witness: Tensor | None = None
         self.feedback: list[Tensor] = []
 
@@ -50,6 +54,7 @@ class FeedbackWatch:
         parameters: dict[str, Tensor] = dict(self.model.named_parameters())
         seen = [parameters[name] for name in self.witnesses if name in parameters]
         learned = [p.detach() for p in self.store.parameters() if p.requires_grad]
+        learned += [self.store.feedback(key) for key in self.averages]
         # Under functional_call other tensors stand in the places of the parameters.
         if not seen or not learned or not all(isinstance(tensor, nn.Parameter) for tensor in seen):
             return
@@ -68,9 +73,17 @@ class FeedbackWatch:
             self.is_over, self.witness, self.feedback = True, None, []
         elif self.num_stale >= _PATIENCE:
             self.num_stale = 0
-            raise UntrainedFeedbackError(
-                "The optimizer moves the model's weights but not the feedback that the rule learns, so it was built "
-                "before attach() or from a list of parameters that lacks them. Build it after attach, from "
-                "model.parameters() or handle.parameter_groups(lr=..., feedback_lr=...). To keep the feedback as it is "
-                "on purpose: handle.store.requires_grad_(False)."
-            )
+            raise UntrainedFeedbackError(_ASLEEP if self.averages else _LEFT_OUT)
+
+
+_LEFT_OUT = (
+    "The optimizer moves the model's weights but not the feedback that the rule learns: it was built before attach() "
+    "or from a list of parameters that lacks them, or their learning rate is 0. Build it after attach, from "
+    "model.parameters() or handle.parameter_groups(lr=..., feedback_lr=...). To keep the feedback as it is on purpose, "
+    "for good or for a time: handle.store.requires_grad_(False)."
+)
+_ASLEEP = (
+    "The optimizer moves the model's weights but the feedback stands still: it is an average that moves in the forward "
+    "in training mode, and the model is in evaluation mode. Call model.train(), and put what is to stay in evaluation "
+    "mode, such as frozen normalizations, back with .eval()."
+)

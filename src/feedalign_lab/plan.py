@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from feedalign_lab.choices import Case
+from feedalign.rules import LearnedRule
+from feedalign_lab.choices import Case, rule_class
 from feedalign_lab.data.dataset import Inputs
 from feedalign_lab.errors import SettingError
 from feedalign_lab.learner import LearnerSpec
@@ -58,6 +59,12 @@ class Plan:
             raise SettingError(f"The seed must not be negative, but is {self.seed}.")
         _refuse_rate("learning rate", self.learning_rate)
         _refuse_rate("feedback's learning rate", self.feedback_learning_rate)
+        learners = [rule for rule in self.rules if issubclass(rule_class(rule), LearnedRule)]
+        if self.feedback_learning_rate is not None and not learners:
+            raise SettingError(
+                f"A learning rate for feedback is given, but of {', '.join(self.rules)} none learns feedback: leave "
+                "--feedback-lr out, or add dkp or fdfa."
+            )
         if self.transfer_epochs is not None and self.transfer_epochs < 1:
             raise SettingError(f"The number of epochs before the transfer must be at least 1: {self.transfer_epochs}.")
         # Refuses a network without convolutions to transfer.

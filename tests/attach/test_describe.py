@@ -202,3 +202,53 @@ def test_the_description_is_plain_data_too() -> None:
     data = json.loads(json.dumps(handle.describe().to_dict()))
     assert data["rows"][0]["point"] == "act1"
     assert data["rows"][0]["fired"] is True
+
+
+def test_notes_say_where_samples_meet_or_do_not_come_first() -> None:
+    x = torch.randn(4, 5)
+    norm = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+    (note,) = fa.attach(norm, fa.ActivityPerturbed(), example_inputs=x).describe().notes
+    assert note == "samples meet in 1: estimates of layers below are biased in training mode"
+
+    class TimeFirst(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.act = nn.Linear(5, 8), nn.Tanh()
+            self.attention, self.head = nn.MultiheadAttention(8, 2), nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = self.act(self.up(x))
+            return self.head(self.attention(h, h, h, need_weights=True)[0])
+
+    notes = fa.attach(TimeFirst(), fa.ActivityPerturbed(), example_inputs=torch.randn(3, 4, 5)).describe().notes
+    assert any("the first size of what attention takes is time" in note for note in notes)
+    assert not any(
+        "samples" in note
+        for note in fa.attach(TimeFirst(), fa.FDFA(), example_inputs=torch.randn(3, 4, 5)).describe().notes
+    )
+
+
+def test_layers_beside_the_output_are_not_called_unused() -> None:
+    class TwoHeads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.act = nn.Linear(5, 6), nn.Tanh()
+            self.one, self.other, self.idle = nn.Linear(6, 3), nn.Linear(6, 2), nn.Linear(6, 2)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            h = self.act(self.body(x))
+            return self.one(h), self.other(h)
+
+    notes = fa.attach(TwoHeads(), fa.DFA(), example_inputs=torch.randn(4, 5), output="one").describe().notes
+    assert notes[0] == "no signal reaches idle: unused in the forward on the example inputs"
+    assert notes[1].startswith("the output is not made with other: a loss on what they return")
+
+
+@pytest.mark.parametrize("rule", [fa.WeightPerturbed(), fa.NoisyBackprop()])
+def test_rules_of_weights_tell_that_they_fired(rule: fa.Rule) -> None:
+    x = torch.randn(4, 5)
+    model = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3))
+    handle = fa.attach(model, rule, example_inputs=x)
+    assert [row.fired for row in handle.describe().rows] == [None, None]
+    model(x)
+    assert [row.fired for row in handle.describe().rows] == [True, True]

@@ -65,7 +65,8 @@ def test_the_description_says_why(rule: fa.Rule) -> None:
 ], ids=repr)  # fmt: skip
 def test_more_than_one_direction_is_refused(rule: fa.Rule) -> None:
     option = 'per="sample"' if rule.num_perturbations == 1 else "num_perturbations=2"
-    words = (option, "carried by hand", "MulBackward0", "forward and backward several times")
+    way_out = 'Use per="batch"' if rule.num_perturbations == 1 else "forward and backward several times"
+    words = (option, "carried by hand", "MulBackward0", way_out)
     assert_refused(Functional(), fa.errors.AttachError, *words, rule=rule, example_inputs=x)
 
 

@@ -66,11 +66,32 @@ def test_an_optimizer_that_misses_learned_feedback_is_noticed(rule: fa.Rule, mak
     handle = fa.attach(model, rule, example_inputs=x)
     words = r"built before attach\(\).*handle\.parameter_groups.*handle\.store\.requires_grad_\(False\)"
     with pytest.raises(fa.errors.UntrainedFeedbackError, match=words):
-        train(model, optimizer, steps=6)
+        train(model, optimizer, steps=12)
     handle.store.requires_grad_(False)
     model.zero_grad()
-    train(model, optimizer, steps=6)
+    train(model, optimizer, steps=12)
     assert all(p.grad is None for p in handle.store.parameters())
+
+
+def test_feedback_that_is_trained_now_and_then_is_trained() -> None:
+    model = Perceptron()
+    handle = fa.attach(model, fa.DKP(), example_inputs=x)
+    forward, feedback = (torch.optim.SGD(group["params"], lr=0.1) for group in handle.parameter_groups())
+    for number in range(30):
+        train(model, forward, steps=1)
+        if number % 6 == 5:
+            feedback.step()
+
+
+def test_an_average_that_stands_still_in_evaluation_mode_is_noticed() -> None:
+    model = Perceptron()
+    fa.attach(model, fa.FDFA(update="ema"), example_inputs=x)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model.eval()
+    with pytest.raises(fa.errors.UntrainedFeedbackError, match=r"evaluation mode. Call model\.train\(\)"):
+        train(model, optimizer, steps=12)
+    model.train()
+    train(model, optimizer, steps=12)
 
 
 @pytest.mark.parametrize("rule", LEARNING, **names)

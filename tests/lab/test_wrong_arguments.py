@@ -27,6 +27,7 @@ from feedalign_lab.cli import main
         (["--device", "toaster"], "device 'toaster' cannot be used"),
         (["--flip"], "nothing to flip"),
         (["--lr-decay", "1.5"], "decay of the learning rate must be above 0 and at most 1"),
+        (["--rules", "dfa,backprop", "--feedback-lr", "0.1"], "of dfa, backprop none learns feedback"),
         (["--feedback-lr", "-1"], "feedback's learning rate must be above 0"),
         (["--inputs", "symmetrical"], "no scaling of the inputs called 'symmetrical'. Did you mean symmetric?"),
         (["--data", "synthetic-classification", "--inputs", "symmetric"], "are no pixels"),

@@ -176,6 +176,40 @@ def test_a_variance_prints_as_a_table_and_turns_into_plain_data() -> None:
         found["1"]
 
 
+class MakesItsOwnLoss(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = network()
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(self.body(inputs), targets)
+
+
+def test_a_model_that_makes_its_own_loss_needs_no_targets() -> None:
+    model = MakesItsOwnLoss()
+    fa.attach(model, fa.ActivityPerturbed(), example_inputs=(x, y), output="body")
+    found = fa.measure.variance(model, lambda loss, _: loss, ((x, y), None), num_draws=3)
+    plain = fa.measure.variance(attached(fa.ActivityPerturbed()), F.cross_entropy, (x, y), num_draws=3)
+    assert [row.estimation for row in found.layers] == pytest.approx([row.estimation for row in plain.layers], rel=1e-9)
+
+
+def test_batch_normalization_wants_groups() -> None:
+    model = attached(fa.ActivityPerturbed(), with_norm)
+    with pytest.raises(AttachError, match=r"group_size=, or model\.eval\(\)"):
+        fa.measure.variance(model, F.cross_entropy, (x, y))
+
+
+def test_a_loss_that_is_no_scalar_is_refused() -> None:
+    model = attached(fa.ActivityPerturbed())
+    for measure in (fa.measure.variance, fa.measure.bias, fa.measure.alignment):
+        with pytest.raises(AttachError, match=r"returned a tensor of shape \(\d+,\)"):
+            measure(model, lambda out, t: F.cross_entropy(out, t, reduction="none"), (x, y))
+        with pytest.raises(AttachError, match="NoneType"):
+            measure(model, lambda out, t: None, (x, y))
+        with pytest.raises(AttachError, match=r"give the attached torch\.nn\.Module"):
+            measure(F.cross_entropy, model, (x, y))
+
+
 def test_wrong_arguments_are_refused() -> None:
     model = attached(fa.ActivityPerturbed())
     with pytest.raises(AttachError, match="num_draws=1"):

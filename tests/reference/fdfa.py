@@ -15,8 +15,8 @@ def estimates(case: Case) -> list[Tensor]:
 
 
 def averaged(case: Case) -> list[Tensor]:
-    """`(1 - a) B_l + a T_l`."""
-    rate = case.options["rate"]
+    """`(1 - a) B_l + a T_l`; a is a hundredth where nothing else is said."""
+    rate = 0.01 if case.options["rate"] is None else case.options["rate"]
     return [(1 - rate) * b + rate * t for b, t in zip(case.feedback, estimates(case), strict=True)]
 
 

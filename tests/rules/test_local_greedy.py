@@ -276,3 +276,17 @@ def test_no_projection_stands_for_a_head() -> None:
     device = fa.Projection(lambda error, point: error)
     with pytest.raises(AttachError, match=r"fa\.LocalGreedy learns matrices of its own"):
         fa.attach(problem.model(), fa.LocalGreedy(), example_inputs=problem.inputs(), feedback=device)
+
+
+@pytest.mark.parametrize(
+    "rules", [{"fc1": fa.LocalGreedy(), "*": fa.DFA()}, {"fc1": fa.LocalGreedy(), "*": fa.Shallow()}]
+)
+def test_below_rules_without_tangents_every_perturbation_stays_with_its_head(rules: dict[str, fa.Rule]) -> None:
+    problem = Problem()
+    model, alone = problem.model(), problem.model()
+    fa.attach(model, rules, example_inputs=problem.inputs())
+    fa.attach(alone, fa.LocalGreedy(), example_inputs=problem.inputs())
+    for one in (model, alone):
+        fa.handle_of(one).store.seed.fill_(7)
+        problem.loss_of(one(problem.inputs())).backward()
+    assert torch.equal(model.fc1.weight.grad, alone.fc1.weight.grad)

@@ -43,6 +43,13 @@ class Alignment:
 
     layers: tuple[LayerAlignment, ...]
 
+    def __getitem__(self, layer: str) -> LayerAlignment:
+        """Return the angles of one layer."""
+        for row in self.layers:
+            if row.layer == layer:
+                return row
+        raise KeyError(f"{layer!r}; the layers are {', '.join(row.layer for row in self.layers)}")
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         return asdict(self)
@@ -126,6 +133,24 @@ def angle(one: Tensor | None, other: Tensor | None) -> float:
     return math.degrees(2 * math.atan2(float((first - second).norm()), float((first + second).norm())))
 
 
+def as_scalar(loss: object) -> Tensor:
+    """Return a loss if it is a scalar tensor.
+
+    Args:
+        loss: What a loss function returned.
+
+    Returns:
+        The loss.
+
+    Raises:
+        AttachError: It is something else.
+    """
+    if not isinstance(loss, Tensor) or loss.dim() > 0:
+        found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise AttachError(f"The loss function returned {found}; it is to return a scalar tensor with its graph.")
+    return loss
+
+
 def weight_gradients(
     model: nn.Module, handle: Handle, loss_fn: Callable[[Any, Any], Tensor], batch: tuple[Inputs, Any]
 ) -> dict[str, Tensor]:
@@ -161,7 +186,7 @@ def _gradients(
         mode = handle.from_error() if with_rule else handle.suspended()
         with left_as_found(model), torch.enable_grad(), mode:
             buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-            loss = loss_fn(functional_call(model, buffers, args, dict(kwargs)), targets)
+            loss = as_scalar(loss_fn(functional_call(model, buffers, args, dict(kwargs)), targets))
             # Typed as if no gradient were ever missing; a frozen or shallow layer has None.
             grads: tuple[Tensor | None, ...] = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
     finally:

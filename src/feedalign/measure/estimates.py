@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from feedalign.errors import AttachError
 from feedalign.handle import Handle, handle_of
-from feedalign.measure.alignment import weights_of
+from feedalign.measure.alignment import as_scalar, weights_of
 from feedalign.probe import Inputs, as_arguments, left_as_found
 
 LossFunction = Callable[[Any, Any], Tensor]
@@ -114,7 +114,8 @@ class Estimator:
 
     def _loss(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], group: Batch) -> Tensor:
         args, kwargs = as_arguments(group[0])
-        return self.loss_fn(functional_call(self.model, {**parameters, **buffers}, args, dict(kwargs)), group[1])
+        output = functional_call(self.model, {**parameters, **buffers}, args, dict(kwargs))
+        return as_scalar(self.loss_fn(output, group[1]))
 
     def _together(self, groups: Sequence[Batch], num_draws: int, counters: Tensor) -> dict[str, Tensor]:
         buffers = self._buffers()
@@ -127,8 +128,17 @@ class Estimator:
             if len(groups) == 1:
                 found: dict[str, Tensor] = vmap(lambda counter: gradients(groups[0], counter))(counters)
                 return found
-            stacked = tree_map(lambda *leaves: torch.stack(leaves), *_repeated(groups, num_draws))
-            together: dict[str, Tensor] = vmap(gradients)(stacked, counters)
+            # What is no tensor, such as the missing targets of a model that makes its own loss, is one for all.
+            leaves = [tree_flatten(group) for group in _repeated(groups, num_draws)]
+            columns = list(zip(*(flat for flat, _ in leaves), strict=True))
+            stacked = [torch.stack(column) if isinstance(column[0], Tensor) else column[0] for column in columns]
+            dims = [0 if isinstance(column, Tensor) else None for column in stacked]
+            shape = leaves[0][1]
+
+            def of_lane(lane: list[Any], counter: Tensor) -> dict[str, Tensor]:
+                return gradients(tree_unflatten(lane, shape), counter)
+
+            together: dict[str, Tensor] = vmap(of_lane, in_dims=(dims, 0))(stacked, counters)
         return together
 
     def _alone(self, group: Batch, counter: int) -> dict[str, Tensor]:

@@ -57,21 +57,23 @@ def feedback_distance(model: nn.Module) -> FeedbackDistance:
 
     Raises:
         AttachError: No rule is attached.
-        FeedbackShapeError: The last feedback and the output layer's weight have other shapes, or there is none.
+        FeedbackShapeError: The output layer does not lie right above a feedback point that has a matrix of its shape.
 
     Source: Bacho & Chu 2024, Eq. 13; Kolen & Pollack 1994.
     """
     handle = handle_of(model)
-    point, feedback = handle.last_feedback()
-    layer = handle.output_layer
-    if feedback is None or layer is None:
-        missing = "no feedback matrix" if feedback is None else "no linear layer that makes the output"
-        raise FeedbackShapeError(f"This model has {missing}, so there is nothing to compare.")
-    weight = forward_weight(model.get_submodule(layer))
-    if weight.shape != feedback.shape:
+    if handle.last_pair is None:
         raise FeedbackShapeError(
-            f"The feedback at {point!r} has shape {tuple(feedback.shape)} and the weight of {layer!r} "
-            f"{tuple(weight.shape)}: something other than a flattening lies between them."
+            "No feedback point lies right below a linear layer that makes the output, so there is no weight for its "
+            "feedback to be compared with."
+        )
+    point, layer = handle.last_pair
+    feedback = handle.feedback_at(point)
+    weight = forward_weight(model.get_submodule(layer))
+    if feedback is None or weight.shape != feedback.shape:
+        found = "no feedback matrix" if feedback is None else f"feedback of shape {tuple(feedback.shape)}"
+        raise FeedbackShapeError(
+            f"The feedback point {point!r} below {layer!r} has {found}; the weight there is {tuple(weight.shape)}."
         )
     difference = float((feedback - weight).norm())
     return FeedbackDistance(point, layer, difference, difference / float(weight.norm()), angle(feedback, weight))

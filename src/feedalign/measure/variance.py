@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from feedalign.errors import AttachError
 from feedalign.measure.estimates import Batch, Estimator, LossFunction, checked, split
@@ -115,7 +116,7 @@ def variance(
         loss_fn: `loss_fn(model(inputs), targets)`, a scalar.
         batch: Inputs, as for `attach(example_inputs=...)`, and targets; all tensors with the samples first.
         num_draws: Draws of the perturbations per group, at least 2; rules without randomness are run once.
-        group_size: Samples per estimate.
+        group_size: Samples per estimate; samples that fill no group are left out.
         seed: Of the draws.
 
     Returns:
@@ -129,6 +130,10 @@ def variance(
     checked(model, loss_fn, batch, num_draws)
     groups = split(batch, group_size)
     estimator = Estimator(model, loss_fn, seed)
+    if group_size == 1 and any(isinstance(m, _BatchNorm) and m.training for m in model.modules()):
+        raise AttachError(
+            "Batch normalization in training mode needs several samples at once; give group_size=, or model.eval()."
+        )
     num_draws = num_draws if estimator.has_clock else 1
     if len(groups) == 1 and num_draws == 1:
         raise AttachError("A rule without randomness on one group of samples has no variance; give more samples.")

@@ -13,6 +13,8 @@ from feedalign.rules.base import EstimatingRule, refuse_unknown
 Update = Literal["adam", "ema"]
 Projects = Literal["old", "new"]
 
+DEFAULT_RATE = 0.01
+
 
 @dataclass(frozen=True)
 class FDFA(EstimatingRule):
@@ -36,7 +38,7 @@ class FDFA(EstimatingRule):
         positions: See `DirectRule`.
         update: `"adam"`: B is a parameter for the user's optimizer (both papers use Adam at 1e-4 on it), or `"ema"`:
             an exponential average, kept as a buffer.
-        rate: a of `"ema"`, in (0, 1].
+        rate: a of `"ema"`, in (0, 1]; None: 0.01. Under `"adam"` the rate is the optimizer's.
         projects: Which B makes the signals of this step: `"old"`, that of before the update, as the authors' code, or
             `"new"`, as Algorithm 1 of the 2024 paper; the latter with `"ema"` only, since an optimizer steps later.
         distribution: Of the perturbations, `"normal"` or `"rademacher"`.
@@ -50,7 +52,7 @@ class FDFA(EstimatingRule):
     """
 
     update: Update = "adam"
-    rate: float = 0.01
+    rate: float | None = None
     projects: Projects = "old"
 
     name: ClassVar[str] = "fdfa"
@@ -61,9 +63,14 @@ class FDFA(EstimatingRule):
         super().__post_init__()
         refuse_unknown("FDFA", "update", self.update, get_args(Update))
         refuse_unknown("FDFA", "projects", self.projects, get_args(Projects))
-        if not 0 < self.rate <= 1:
+        if self.rate is not None and not 0 < self.rate <= 1:
             raise AttachError(
                 f"fa.FDFA(rate={self.rate!r}): the rate of the exponential average lies above 0 and is at most 1."
+            )
+        if self.rate is not None and self.update == "adam":
+            raise AttachError(
+                f'fa.FDFA(rate={self.rate!r}) is a rate of update="ema"; with update="adam" the feedback has the '
+                "optimizer's: handle.parameter_groups(feedback_lr=...)."
             )
         if self.projects == "new" and self.update == "adam":
             raise AttachError(
@@ -106,7 +113,7 @@ class FDFA(EstimatingRule):
 
     def averaged(self, feedback: Tensor, estimate: Tensor) -> Tensor:
         """Return `(1 - rate) B + rate T`, `[C, D]`."""
-        return feedback.lerp(estimate, self.rate)
+        return feedback.lerp(estimate, DEFAULT_RATE if self.rate is None else self.rate)
 
 
 DirectionalDFA = FDFA

@@ -92,6 +92,12 @@ def has_form(error: Tensor, output: Tensor, link: str) -> Tensor:
     return fits
 
 
+_SATURATED = (
+    " Under the right loss, a sigmoid output saturated far beyond its target loses the form too: lower the learning "
+    "rate."
+)
+
+
 def wrong_form(link: str, rule: str) -> str:
     """Return the sentence that says what is wrong with the error and what to do.
 
@@ -107,7 +113,6 @@ def wrong_form(link: str, rule: str) -> str:
         f"{rule} reads the targets and the scale of the loss from the error, which for a {link} output with hard "
         f"targets is s * ({link}(output) - targets); the error that arrived is not of this form. "
         f"For {'binary ' if other == 'sigmoid' else ''}cross-entropy on a {other} output use "
-        f"fa.{rule}(link={other!r}); for label smoothing or any other loss use fa.DFA(), "
-        "or give the targets to fa.DRTP with handle.targets(y). Under the right loss, a sigmoid output saturated far "
-        "beyond its target loses the form too: lower the learning rate."
+        f"fa.{rule}(link={other!r}); for label smoothing or any other loss use fa.DFA() or fa.ActivityPerturbed(), "
+        "or give the targets to fa.DRTP with handle.targets(y)." + ("" if link == "softmax" else _SATURATED)
     )

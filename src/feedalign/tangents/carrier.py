@@ -38,3 +38,27 @@ class Carrier(ABC):
     @abstractmethod
     def reach_output(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the output and its tangent (None: zero)."""
+
+
+class NoCarrier(Carrier):
+    """Nothing travels: every perturbation goes no further than the head behind it."""
+
+    def begin(self, directions: Mapping[str, Tensor]) -> None:
+        """See `Carrier`."""
+
+    def end(self) -> None:
+        """See `Carrier`."""
+
+    def arrive(self, call: CallKey, activation: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See `Carrier`."""
+        del call
+        return activation, None
+
+    def leave(self, call: CallKey, activation: Tensor, tangent: Tensor | None) -> Tensor:
+        """See `Carrier`."""
+        del call, tangent
+        return activation
+
+    def reach_output(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See `Carrier`."""
+        return output, None

@@ -18,6 +18,13 @@ _ORDERED = ("View", "UnsafeView", "ReshapeAlias", "Unsqueeze", "Squeeze", "Alias
 _VIEWS = {f"{op}Backward{n}" for op in _ORDERED for n in range(3)}
 
 
+def without_views(node: Node | None) -> Node | None:
+    """Return the node below all operations that only reshape."""
+    while node is not None and node.name() in _VIEWS:
+        node = node.next_functions[0][0]
+    return node
+
+
 @dataclass(frozen=True)
 class Path:
     """The calls that a tangent passes, and where each takes it from.
