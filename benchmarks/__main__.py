@@ -39,6 +39,7 @@ LEARNED: dict[str, fa.Rule] = {
     "dfa": fa.DFA(),
     "dkp": fa.DKP(),
     "fdfa": fa.FDFA(),
+    "fdfa, rademacher": fa.FDFA(distribution="rademacher"),
     "fdfa, ema": fa.FDFA(update="ema"),
     "fg-a": fa.ActivityPerturbed(),
     "lg-fg-a": fa.LocalGreedy(),

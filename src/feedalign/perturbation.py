@@ -16,8 +16,9 @@ from feedalign.feedback import counter_uniform
 _MASK = (1 << 64) - 1
 # The bit pattern of 1.0 in single precision, and its sign bit.
 _ONE, _SIGN = 0x3F800000, -0x80000000
-# Numbers that one generator draws.
+# Numbers that one generator draws, and from how many blocks on threads draw them.
 _BLOCK = 2**17
+_ENOUGH_BLOCKS = 16
 
 
 def mixed(*numbers: int) -> int:
@@ -95,8 +96,9 @@ def _normal(shape: tuple[int, ...], dtype: torch.dtype, key: int) -> Tensor:
     def fill(number: int) -> None:
         blocks[number].normal_(generator=Generator().manual_seed(mixed(key, number)))
 
-    # Torch fills a tensor in one thread whatever its size; threads of ours pay from a few blocks on.
-    if len(blocks) < 2 or torch.get_num_threads() == 1:
+    # Torch fills a tensor in one thread whatever its size. Threads of ours pay where that takes longer than torch's own
+    # go on spinning after their last operation, which hold the cores for about a millisecond.
+    if len(blocks) < _ENOUGH_BLOCKS or torch.get_num_threads() == 1:
         for number in range(len(blocks)):
             fill(number)
     else:
