@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch.func import functional_call
 from feedalign.blocks import layer_of
 from feedalign.errors import AttachError
 from feedalign.handle import Handle, handle_of
+from feedalign.measure.by_layer import ByLayer
 from feedalign.probe import Inputs, as_arguments, left_as_found
 from feedalign.store import CHILD_NAME
 
@@ -38,21 +39,10 @@ class LayerAlignment:
 
 
 @dataclass(frozen=True)
-class Alignment:
+class Alignment(ByLayer[LayerAlignment]):
     """Angles of all layers, in the order of the forward."""
 
     layers: tuple[LayerAlignment, ...]
-
-    def __getitem__(self, layer: str) -> LayerAlignment:
-        """Return the angles of one layer."""
-        for row in self.layers:
-            if row.layer == layer:
-                return row
-        raise KeyError(f"{layer!r}; the layers are {', '.join(row.layer for row in self.layers)}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON."""
-        return asdict(self)
 
     def __str__(self) -> str:
         width = max([5, *(len(row.layer) for row in self.layers)])

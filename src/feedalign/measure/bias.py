@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from feedalign.measure.alignment import angle, weight_gradients
+from feedalign.measure.by_layer import ByLayer
 from feedalign.measure.estimates import Batch, Estimator, LossFunction, checked
 
 
@@ -31,21 +31,10 @@ class LayerBias:
 
 
 @dataclass(frozen=True)
-class Bias:
+class Bias(ByLayer[LayerBias]):
     """Angles of all layers, in the order of the forward."""
 
     layers: tuple[LayerBias, ...]
-
-    def __getitem__(self, layer: str) -> LayerBias:
-        """Return the angles of one layer."""
-        for row in self.layers:
-            if row.layer == layer:
-                return row
-        raise KeyError(f"{layer!r}; the layers are {', '.join(row.layer for row in self.layers)}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON."""
-        return asdict(self)
 
     def __str__(self) -> str:
         width = max([5, *(len(row.layer) for row in self.layers)])

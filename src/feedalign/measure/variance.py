@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from feedalign.errors import AttachError
+from feedalign.measure.by_layer import ByLayer
 from feedalign.measure.estimates import Batch, Estimator, LossFunction, checked, split
 
 
@@ -44,17 +45,10 @@ class LayerVariance:
 
 
 @dataclass(frozen=True)
-class Variance:
+class Variance(ByLayer[LayerVariance]):
     """Variances of all layers, in the order of the forward."""
 
     layers: tuple[LayerVariance, ...]
-
-    def __getitem__(self, layer: str) -> LayerVariance:
-        """Return the variances of one layer."""
-        for row in self.layers:
-            if row.layer == layer:
-                return row
-        raise KeyError(f"{layer!r}; the layers are {', '.join(row.layer for row in self.layers)}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
