@@ -17,6 +17,7 @@ from agreement import (
     recorded,
 )
 from feedalign.errors import AttachError
+from feedalign.perturbation import perturbation
 from problems import MeanOverTokens, Problem, SmallConvNet, TimesOne, draw, problems
 
 every_per = pytest.mark.parametrize("per", ["batch", "sample"])
@@ -156,3 +157,39 @@ def test_it_mixes_with_no_other_rule(rule: fa.Rule) -> None:
     problem = Problem()
     with pytest.raises(AttachError, match="mixes with no other rule"):
         fa.attach(problem.model(), {"fc1": rule, "*": fa.DFA()}, example_inputs=problem.inputs())
+
+
+class Normalised(nn.Module):
+    """Batch normalization in evaluation mode: its statistics are buffers, which nothing perturbs."""
+
+    def __init__(self, factor: float | None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        layers = [nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3)]
+        self.body, self.factor = nn.Sequential(*layers).double(), factor
+        self.body[1].running_mean.uniform_(-1, 1)
+        self.body[1].running_var.uniform_(0.5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x) if self.factor is None else self.factor * self.body(x)
+
+
+def test_batch_normalization_in_evaluation_mode_keeps_its_buffers_and_has_the_gradient_of_them() -> None:
+    x, y = draw(7, 5, seed=1), torch.arange(7) % 3
+    found = []
+    for factor in (None, 1.0):
+        model = Normalised(factor).eval()
+        before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        fa.attach(model, fa.WeightPerturbed(), example_inputs=x)
+        F.cross_entropy(model(x), y).backward()
+        assert all(torch.equal(dict(model.named_buffers())[name], buffer) for name, buffer in before.items())
+        found.append([p.grad for p in model.parameters()])
+    for by_hand, dual in zip(*found, strict=True):
+        torch.testing.assert_close(by_hand, dual, rtol=1e-12, atol=1e-12)
+    # The slope along what was drawn is that of backprop's gradient with the running statistics.
+    plain, clock = Normalised(None).eval(), fa.handle_of(model).store.clock()
+    exact = torch.autograd.grad(F.cross_entropy(plain(x), y), list(plain.parameters()))
+    drawn = [perturbation(p, 1, clock, 2048 + place, "normal")[0] for place, p in enumerate(plain.parameters())]
+    slope = sum((g * v).sum() for g, v in zip(exact, drawn, strict=True))
+    for gradient, direction in zip(found[0], drawn, strict=True):
+        torch.testing.assert_close(gradient, slope * direction, rtol=1e-12, atol=1e-12)
