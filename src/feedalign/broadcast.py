@@ -25,6 +25,8 @@ class Plan:
         error_axis: Where the features of the output are.
         at_output: Who makes what the output layer receives; None: it receives the error itself.
         num_perturbations: K.
+        rules: The rules that look at the error, once each.
+        reads_output: Whether any of them needs the output beside the error.
     """
 
     receivers: tuple[Receiver, ...]
@@ -32,17 +34,13 @@ class Plan:
     at_output: Receiver | None = None
     num_perturbations: int = 1
     num_backwards: int = field(default=0, compare=False)
+    rules: tuple[PointRule, ...] = field(init=False)
+    reads_output: bool = field(init=False)
 
-    @property
-    def rules(self) -> list[PointRule]:
-        """The rules that look at the error, once each."""
+    def __post_init__(self) -> None:
         rules = dict.fromkeys(receiver.rule for receiver in self.receivers)
-        return [rule for rule in rules if isinstance(rule, PointRule)]
-
-    @property
-    def reads_output(self) -> bool:
-        """Whether any rule needs the output beside the error."""
-        return any(rule.reads_output for rule in self.rules)
+        self.rules = tuple(rule for rule in rules if isinstance(rule, PointRule))
+        self.reads_output = any(rule.reads_output for rule in self.rules)
 
     def check(self, error: Tensor, output: Tensor | None) -> None:
         """Let each rule look at the error: in eager code at backward 1, 2, 4, 8 ..., since looking waits for a GPU.

@@ -14,13 +14,14 @@ from feedalign.circuit import Circuit
 from feedalign.delivery import Site, bias_key
 from feedalign.errors import AttachError
 from feedalign.feedback import Draw, Projection
-from feedalign.handle import Handle, Removable
+from feedalign.handle import Handle
 from feedalign.hooks import OutputHook, PointHook
 from feedalign.layerwise import Gate
 from feedalign.linear_like import adjoint_of, forward_weight
 from feedalign.perturbing import carry_hooks, perturber_for
 from feedalign.placement import Placement, error_axis_of, place
 from feedalign.receivers import DirectReceiver, HeadReceiver, Receiver, SlopeReceiver, WeightReceiver
+from feedalign.removable import Removable
 from feedalign.report import report
 from feedalign.rules.base import DirectRule, EstimatingRule, LayerwiseRule, LearnedRule, Perturbing, Rule, WeightRule
 from feedalign.rules.forward_gradient import SlopeRule

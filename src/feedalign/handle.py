@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -16,6 +16,7 @@ from feedalign.delivery import held_by, streams
 from feedalign.describe import Description
 from feedalign.errors import AttachError, StreamingError, TargetsError
 from feedalign.receivers import DirectReceiver
+from feedalign.removable import Removable
 from feedalign.rules.base import LearnedRule, Rule
 from feedalign.store import CHILD_NAME, FeedbackStore
 from feedalign.streaming import Stream
@@ -24,13 +25,6 @@ from feedalign.transforms import forget_compiled_code
 
 ATTACHED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 """Models with a rule attached in this process; copies of them are not listed."""
-
-
-class Removable(Protocol):
-    """A hook that can be taken off."""
-
-    def remove(self) -> None:
-        """Take it off."""
 
 
 class Handle:

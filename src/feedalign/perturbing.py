@@ -5,9 +5,9 @@ from __future__ import annotations
 from feedalign.assign import Candidate
 from feedalign.blueprint import Blueprint
 from feedalign.errors import AttachError
-from feedalign.handle import Removable
 from feedalign.perturber import Perturber
 from feedalign.probe import training
+from feedalign.removable import Removable
 from feedalign.rules.activity_perturbed import ActivityPerturbed
 from feedalign.rules.base import Perturbing, PointRule, WeightRule
 from feedalign.rules.local_greedy import LocalGreedy

@@ -87,7 +87,6 @@ class Receiver(ABC):
     Attributes:
         point: Name of the feedback point or parameter.
         rule: The rule that teaches there.
-        reads_activation: The backward needs the activation's values.
     """
 
     point: str

@@ -10,8 +10,9 @@ from torch import nn
 from torch.func import functional_call
 
 from feedalign.errors import FeedalignError, ForwardModeError
-from feedalign.handle import Handle, Removable
+from feedalign.handle import Handle
 from feedalign.probe import Inputs, as_arguments, left_as_found, training
+from feedalign.removable import Removable
 
 
 def rehearse(handle: Handle, example_inputs: Inputs) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,16 +13,10 @@ from torch import Tensor, nn
 from feedalign.errors import PointNotFiredError
 from feedalign.pushforward import DROPOUTS, own_term_of, pushforward_of
 from feedalign.pushforward.pooling import taken_at
+from feedalign.removable import Removable
 from feedalign.tangents.carrier import CallKey, Carrier
 from feedalign.tangents.path import Path
 from feedalign.transforms import inside_transform, refuse_reentrant_checkpointing
-
-
-class Removable(Protocol):
-    """A hook that can be taken off."""
-
-    def remove(self) -> None:
-        """Take it off."""
 
 
 @dataclass(frozen=True)
