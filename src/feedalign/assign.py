@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from torch import nn
 from torch.autograd.graph import Node
@@ -14,7 +13,7 @@ from feedalign.errors import AttachError, NoFeedbackPointError, PointNotFiredErr
 from feedalign.linear_like import adjoint_of
 from feedalign.points import Points, is_nonlinearity, named_outright, near, select
 from feedalign.probe import Call, OutputSite, Probe
-from feedalign.rules.base import LayerwiseRule, PointRule, Rule, WeightRule
+from feedalign.rules.base import LayerwiseRule, PointRule, Rule, WeightRule, glob_for
 from feedalign.rules.control import Backprop, Shallow
 
 Rules = Rule | Mapping[str, Rule]
@@ -157,7 +156,7 @@ def assign(
     """
     nodes = [call.node for call in calls if call.node is not None]
     taught = [layer_names(graph.block(call.node, nodes).direct) for call in calls]
-    chosen = [_glob_for([call.module, *layers], rules) for call, layers in zip(calls, taught, strict=True)]
+    chosen = [glob_for([call.module, *layers], rules) for call, layers in zip(calls, taught, strict=True)]
     for call, layers, glob in zip(calls, taught, chosen, strict=True):
         if glob is None:
             raise AttachError(
@@ -166,7 +165,7 @@ def assign(
             )
     points = {layer: call.module for call, layers in zip(calls, taught, strict=True) for layer in layers}
     layers = layer_names(probe.parameters.values())
-    layer_globs = {layer: _glob_for([layer, *filter(None, [points.get(layer)])], rules) for layer in layers}
+    layer_globs = {layer: glob_for([layer, *filter(None, [points.get(layer)])], rules) for layer in layers}
     _refuse_unused(model, rules, {*chosen, *layer_globs.values()})
     rule_of = [rules[glob] for glob in chosen if glob is not None]
     cuts = [call.node for call, rule in zip(calls, rule_of, strict=True) if call.node is not None and _cuts(rule)]
@@ -182,10 +181,6 @@ def assign(
 
 def _cuts(rule: Rule) -> bool:
     return isinstance(rule, (PointRule, Shallow))
-
-
-def _glob_for(names: list[str], rules: dict[str, Rule]) -> str | None:
-    return next((glob for glob in rules if any(fnmatchcase(name, glob) for name in names)), None)
 
 
 def _gated(

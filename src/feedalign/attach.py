@@ -14,10 +14,13 @@ from feedalign.errors import UncutPathError
 from feedalign.handle import Handle
 from feedalign.points import OUTPUT_LINKS, Points
 from feedalign.probe import Inputs, find_output, run
+from feedalign.recurrent.install import stepwise
+from feedalign.recurrent.stepwise import StepwiseForward
+from feedalign.recurrent.support import refuse_loops, refuse_separate_tangents
 from feedalign.rehearsal import rehearse
-from feedalign.rules.base import Link, PointRule
+from feedalign.rules.base import Link, PointRule, Rule
 from feedalign.suitability import leaks, mend, refuse_dead, refuse_unattachable, refuse_unbounded
-from feedalign.supply import Feedback, as_feedback, generator_for
+from feedalign.supply import Feedback, Source, as_feedback, generator_for
 
 
 def attach(
@@ -66,6 +69,24 @@ def attach(
     rules = as_rules(rule)
     source = as_feedback(feedback)
     draws = generator_for(generator)
+    with stepwise(model, rules, points) as recurrent:
+        handle = _attach(model, rules, example_inputs, points, output, source, draws, strict, recurrent)
+    if handle.uses_dual_tensors:
+        rehearse(handle, example_inputs)
+    return handle
+
+
+def _attach(
+    model: nn.Module,
+    rules: dict[str, Rule],
+    example_inputs: Inputs,
+    points: Points | None,
+    output: str | None,
+    source: Source,
+    draws: Generator,
+    strict: bool,
+    recurrent: list[StepwiseForward],
+) -> Handle:
     probe = run(model, example_inputs)
     site = find_output(model, probe, output)
     link = cast("Link | None", OUTPUT_LINKS.get(site.link) if site.link else None)
@@ -75,15 +96,14 @@ def attach(
     refuse_pointless(rules, candidates, probe)
     refuse_dead(model, candidates)
     refuse_unbounded(model, candidates)
+    refuse_separate_tangents(recurrent, candidates)
     cuts = [c.call.node for c in candidates if c.cuts and c.call.node is not None]
-    plan = Blueprint(model, probe, site, rules, candidates, gated, graph.block(site.node, cuts, gated))
+    plan = Blueprint(model, probe, site, rules, candidates, gated, graph.block(site.node, cuts, gated), recurrent)
+    refuse_loops(plan)
     uncut = leaks(plan)
     if strict and uncut:
         raise UncutPathError(
             f"Exact backprop still reaches {', '.join(list(uncut)[:6])} around the rule. {mend(plan)} Or attach "
             "without strict=True and look at handle.describe()."
         )
-    handle = build(plan, source, draws)
-    if handle.uses_dual_tensors:
-        rehearse(handle, example_inputs)
-    return handle
+    return build(plan, source, draws)

@@ -10,8 +10,11 @@ from torch.autograd.graph import Node
 
 from feedalign.linear_like import own_parameters
 from feedalign.probe import Probe
+from feedalign.recurrent.local_steps import LocalSteps
+from feedalign.recurrent.point import LayerSteps
 
 _PRODUCTS = {f"{op}Backward0" for op in ("Addmm", "Mm", "Bmm", "Baddbmm", "Convolution", "Linear", "MkldnnLinear")}
+_STEPS = f"{LocalSteps.__name__}Backward"
 _RESHAPES = {f"{op}Backward0" for op in ("T", "Transpose", "Permute", "View", "UnsafeView", "Expand", "Unsqueeze")}
 
 
@@ -30,6 +33,24 @@ class Block:
     direct: tuple[str, ...]
     via: Mapping[str, tuple[str, ...]]
     nodes: tuple[Node, ...] = field(repr=False)
+
+    def live(self) -> set[int]:
+        """Identities of the nodes that lead to a leaf; the others lie behind a cut, where no graph will be."""
+        own = {id(node): node for node in self.nodes}
+        found: dict[int, bool] = {}
+        waiting = list(self.nodes)
+        while waiting:
+            node = waiting[-1]
+            children = [child for child, _ in node.next_functions if child is not None]
+            inner = [child for child in children if id(child) in own]
+            unknown = [child for child in inner if id(child) not in found]
+            if id(node) in found or not unknown:
+                waiting.pop()
+                is_leaf = any(hasattr(child, "variable") for child in children)
+                found.setdefault(id(node), is_leaf or any(found[id(child)] for child in inner))
+            else:
+                waiting += unknown
+        return {identity for identity, leads in found.items() if leads}
 
 
 @dataclass(frozen=True)
@@ -52,7 +73,8 @@ class Graph:
         self.names = probe.parameters
         self._modules: dict[int, _Layer] = {}
         self._inside: dict[int, Node] = {}
-        weighted = [call for call in probe.calls if _has_weights(model.get_submodule(call.module))]
+        # A recurrent module that runs step by step is told by the nodes of its layers.
+        weighted = [call for call in probe.calls if _is_layer(model.get_submodule(call.module))]
         owners = {call.module for call in weighted}
         for call in weighted:
             is_composite = any(name.startswith(f"{call.module}.") for name in owners)
@@ -121,7 +143,8 @@ class Graph:
         """The layer whose output this node makes: a module's, or one written as a function of a bare parameter."""
         if id(node) in self._modules:
             return self._modules[id(node)]
-        if node.name() not in _PRODUCTS or id(node) in self._inside:
+        is_step = node.name() == _STEPS
+        if not is_step and (node.name() not in _PRODUCTS or id(node) in self._inside):
             return None
         children = [child for child, _ in node.next_functions if child is not None]
         weights = [leaf for child in children if (leaf := _weight(child)) is not None and id(leaf) in self.names]
@@ -159,7 +182,9 @@ class Graph:
         return reached, list(seen.values())
 
 
-def _has_weights(module: nn.Module) -> bool:
+def _is_layer(module: nn.Module) -> bool:
+    if any(isinstance(child, LayerSteps) for child in module.children()):
+        return False
     return any(parameter.dim() > 1 for parameter in own_parameters(module))
 
 
@@ -172,7 +197,7 @@ def _weight(node: Node | None) -> object:
 
 def overlap(blocks: Iterable[Block]) -> bool:
     """Tell whether any part of the graph belongs to two blocks, so that none of them can be freed alone."""
-    nodes = [id(node) for block in blocks for node in block.nodes]
+    nodes = [identity for block in blocks for identity in block.live()]
     return len(set(nodes)) < len(nodes)
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from feedalign.assign import Candidate, Gated
 from feedalign.blocks import Block
 from feedalign.probe import OutputSite, Probe
+from feedalign.recurrent.stepwise import StepwiseForward
 from feedalign.rules.base import Rule
 
 
@@ -24,6 +25,7 @@ class Blueprint:
         candidates: The feedback points with their rules.
         gated: The layers whose input gradient is made with feedback weights.
         output_block: What the error itself reaches.
+        recurrent: The recurrent modules that run step by step.
     """
 
     model: nn.Module
@@ -33,6 +35,7 @@ class Blueprint:
     candidates: list[Candidate]
     gated: dict[str, Gated]
     output_block: Block
+    recurrent: list[StepwiseForward]
 
     def is_last(self, candidate: Candidate) -> bool:
         """Whether the output layer's input depends on a point without passing another cut."""

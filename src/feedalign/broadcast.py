@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -78,11 +78,21 @@ class Delivery:
         tap: What receives: an activation with its graph, or a parameter.
         held: Feedback: a matrix, a head.
         kept: What was gathered of the perturbed forward.
+        valid: Which steps of a sequence count, `[N, T]`; None: all.
     """
 
     tap: Tensor
     held: tuple[Tensor, ...] = ()
     kept: tuple[Tensor, ...] = ()
+    valid: Tensor | None = None
+
+
+class Counts(NamedTuple):
+    """How many tensors of each kind one receiver has."""
+
+    held: int
+    kept: int
+    valid: int
 
 
 class Broadcast(torch.autograd.Function):
@@ -96,14 +106,14 @@ class Broadcast(torch.autograd.Function):
     @staticmethod
     def forward(
         plan: Plan,  # noqa: ARG004
-        counts: tuple[tuple[int, int], ...],  # noqa: ARG004
+        counts: tuple[Counts, ...],  # noqa: ARG004
         output: Tensor,
         tangent: Tensor | None,  # noqa: ARG004
         *tensors: Tensor,  # noqa: ARG004
     ) -> Tensor:
-        """Return the output; `counts` are the numbers of held and kept tensors of each receiver.
+        """Return the output; `counts` tell how many tensors of each kind every receiver has.
 
-        `tensors`: all that is held, all that is kept (that of the output last), then the taps.
+        `tensors`: all that is held, all that is kept (that of the output last), all masks of steps, then the taps.
         """
         # Detached rather than returned as it is: torch would take it for a view and refuse in-place operations.
         return output.detach()
@@ -114,8 +124,8 @@ class Broadcast(torch.autograd.Function):
         del output
         plan, counts, value, tangent, *tensors = inputs
         ctx.plan, ctx.counts = plan, counts
-        ctx.num_held = sum(held for held, _ in counts)
-        first_tap = ctx.num_held + sum(kept for _, kept in counts)
+        ctx.num_held = sum(count.held for count in counts)
+        first_tap = ctx.num_held + sum(count.kept + count.valid for count in counts)
         taps = tensors[first_tap:]
         ctx.first_tap = 4 + first_tap
         ctx.shapes, ctx.dtypes = [tap.shape for tap in taps], [tap.dtype for tap in taps]
@@ -149,13 +159,16 @@ class Broadcast(torch.autograd.Function):
 def _taps(ctx: Any, rest: list[Tensor], error: Tensor) -> tuple[list[Tap], Tap | None]:
     """Sort what was saved by receiver."""
     saved = iter(rest)
-    held = [[next(saved) for _ in range(num)] for num, _ in ctx.counts]
-    kept = [[next(saved) for _ in range(num)] for _, num in ctx.counts]
+    held = [[next(saved) for _ in range(count.held)] for count in ctx.counts]
+    kept = [[next(saved) for _ in range(count.kept)] for count in ctx.counts]
+    valid = [next(saved) if count.valid else None for count in ctx.counts]
     taps = [
-        Tap(held[i], kept[i], next(saved) if receiver.reads_activation else None, ctx.shapes[i], ctx.dtypes[i])
+        Tap(
+            held[i], kept[i], valid[i], next(saved) if receiver.reads_activation else None, ctx.shapes[i], ctx.dtypes[i]
+        )
         for i, receiver in enumerate(ctx.plan.receivers)
     ]
-    at_output = Tap([], kept[-1], None, error.shape, error.dtype) if len(kept) > len(taps) else None
+    at_output = Tap([], kept[-1], None, None, error.shape, error.dtype) if len(kept) > len(taps) else None
     return taps, at_output
 
 
@@ -182,12 +195,13 @@ def broadcast(
     Returns:
         The output, now the root of every layer's teaching signal.
     """
-    counts = [(len(delivery.held), len(delivery.kept)) for delivery in deliveries]
+    counts = [Counts(len(d.held), len(d.kept), int(d.valid is not None)) for d in deliveries]
     held = [tensor for delivery in deliveries for tensor in delivery.held]
     kept = [tensor for delivery in deliveries for tensor in delivery.kept]
     if at_output is not None:
-        counts.append((0, 1))
+        counts.append(Counts(0, 1, 0))
         kept.append(at_output)
+    kept += [delivery.valid for delivery in deliveries if delivery.valid is not None]
     taps = [delivery.tap for delivery in deliveries]
     result: Tensor = Broadcast.apply(plan, tuple(counts), output, tangent, *held, *kept, *taps)  # type: ignore[no-untyped-call]
     return result

@@ -21,6 +21,8 @@ from feedalign.linear_like import adjoint_of, forward_weight
 from feedalign.perturbing import carry_hooks, perturber_for
 from feedalign.placement import Placement, error_axis_of, place
 from feedalign.receivers import DirectReceiver, HeadReceiver, Receiver, SlopeReceiver, WeightReceiver
+from feedalign.recurrent.point import LayerSteps
+from feedalign.recurrent.receiver import place_steps, step_receiver
 from feedalign.removable import Removable
 from feedalign.report import report
 from feedalign.rules.base import DirectRule, EstimatingRule, LayerwiseRule, LearnedRule, Perturbing, Rule, WeightRule
@@ -77,6 +79,9 @@ def build(plan: Blueprint, source: Source, draws: Generator) -> Handle:
     host = _host(plan)
     host.add_module(CHILD_NAME, store)
     hooks = _hook(plan, circuit, keys)
+    for forward in plan.recurrent:
+        forward.circuit = circuit
+    hooks += plan.recurrent
     forget_compiled_code()
     rules = tuple(dict.fromkeys(plan.rules.values()))
     signature = plan.site.signature
@@ -134,7 +139,11 @@ def _placements(plan: Blueprint) -> dict[str, Placement]:
         rule, label, activation = candidate.rule, candidate.label, candidate.call.signature
         assert activation is not None
         if isinstance(rule, DirectRule) or (isinstance(rule, LocalGreedy) and not plan.is_last(candidate)):
-            placements[label] = place(plan.site.signature, activation, rule.positions, label)
+            point = plan.model.get_submodule(candidate.call.module)
+            if isinstance(point, LayerSteps):
+                placements[label], _ = place_steps(plan.site.signature, activation, rule.positions, point, label)
+            else:
+                placements[label] = place(plan.site.signature, activation, rule.positions, label)
     return placements
 
 
@@ -198,7 +207,7 @@ def _sites(
     for candidate in plan.candidates:
         if candidate.cuts:
             label, call = candidate.label, candidate.call
-            receiver = _receiver(candidate, placements.get(label), projection)
+            receiver = _receiver(plan, candidate, placements.get(label), projection)
             key = keys.get(label) or key_of(label, set(keys.values()) | {site.key for site in sites})
             sites.append(Site(key, call.module, call.index, candidate.rule, receiver, candidate.block.parameters))
     return sites
@@ -209,8 +218,14 @@ def _weights(plan: Blueprint) -> list[WeightReceiver]:
     return [WeightReceiver(name, rule) for rule in rules for name in plan.output_block.parameters]
 
 
-def _receiver(candidate: Candidate, placement: Placement | None, projection: Projection | None) -> Receiver | None:
-    rule, label = candidate.rule, candidate.label
+def _receiver(
+    plan: Blueprint, candidate: Candidate, placement: Placement | None, projection: Projection | None
+) -> Receiver | None:
+    rule, label, activation = candidate.rule, candidate.label, candidate.call.signature
+    point = plan.model.get_submodule(candidate.call.module)
+    if isinstance(rule, DirectRule) and isinstance(point, LayerSteps):
+        assert activation is not None
+        return step_receiver(plan.site.signature, activation, rule, point, label, projection)
     if isinstance(rule, DirectRule):
         assert placement is not None
         return DirectReceiver(label, rule, placement, projection)

@@ -23,6 +23,7 @@ from feedalign.placement import FeatureAxis
 from feedalign.receivers import DirectReceiver, WeightReceiver
 from feedalign.store import FeedbackStore
 from feedalign.streaming import Stream
+from feedalign.tangents import CallKey
 from feedalign.transforms import inside_backward, refuse_reentrant_checkpointing
 from feedalign.untrained import FeedbackWatch
 
@@ -71,6 +72,7 @@ class Circuit:
         self.stream: Stream | None = None
         self.enabled = True
         self.fired: tuple[str, ...] | None = None
+        self.lengths: Tensor | None = None
         # By module and name, looked up at each use: loading a checkpoint may put other objects in their place.
         self.owners = {site.key: [_owner(model, name) for name in site.parameters] for site in sites}
         self.weight_owners = [_owner(model, receiver.point) for receiver in weights]
@@ -82,10 +84,19 @@ class Circuit:
         self.taps: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
         self.sources: dict[str, Tensor] = {}
+        self.valid: dict[CallKey, Tensor] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles carry no tensors of a running forward."""
-        copied = {**self.__dict__, "is_open": False, "taps": {}, "counts": {}, "sources": {}}
+        copied = {
+            **self.__dict__,
+            "is_open": False,
+            "taps": {},
+            "counts": {},
+            "sources": {},
+            "valid": {},
+            "lengths": None,
+        }
         if self.stream is not None:
             copied["stream"] = Stream(self.stream.num_outputs)
         return copied
@@ -206,9 +217,12 @@ class Circuit:
         self._refuse_untaught(site, activation)
         if activation.requires_grad and isinstance(site.receiver, DirectReceiver):
             held = held_by(self.store, site)
-            stream.teach(site.receiver, activation, held[0] if held else None, self._taught(site))
+            valid = self.valid.get(site.call)
+            stream.teach(site.receiver, activation, held[0] if held else None, valid)
+            stream.note(self.taught(site))
 
-    def _taught(self, site: Site) -> list[nn.Parameter]:
+    def taught(self, site: Site) -> list[nn.Parameter]:
+        """Return the parameters that a feedback point teaches, as they are now."""
         found = [module._parameters.get(name) for module, name in self.owners[site.key]]
         return [parameter for parameter in found if parameter is not None]
 
@@ -265,7 +279,8 @@ class Circuit:
         for site in live:
             assert site.receiver is not None
             site.receiver.check_output(output, tuple(taps[site.key].shape))
-        deliveries = to_points(live, taps, self.store, self.perturber, tangent, learns=self.model.training)
+        learns = self.model.training
+        deliveries = to_points(live, taps, self.store, self.perturber, tangent, self.valid, learns=learns)
         for receiver, (module, name) in zip(self.weights, self.weight_owners, strict=True):
             parameter = module._parameters[name]
             assert parameter is not None
@@ -296,6 +311,8 @@ class Circuit:
         del model, args, output
         if self.perturber is not None:
             self.perturber.end()
+        if self.is_open:
+            self.lengths = None
         self._forget()
 
 

@@ -85,6 +85,7 @@ def to_points(
     store: FeedbackStore,
     perturber: Perturber | None,
     tangent: Tensor | None,
+    valid: Mapping[CallKey, Tensor],
     *,
     learns: bool,
 ) -> list[Delivery]:
@@ -96,6 +97,7 @@ def to_points(
         store: Their feedback.
         perturber: What drew the perturbations of this forward.
         tangent: Tangent of the output.
+        valid: Which steps count, of those points whose sequences do not count in full.
         learns: Feedback that is averaged in the forward is to move on.
 
     Returns:
@@ -117,7 +119,7 @@ def to_points(
                     held = _averaged(site.rule, site.key, held, gathered, store, learns=learns)
                 else:
                     kept = (gathered,)
-        deliveries.append(Delivery(taps[site.key], held, kept))
+        deliveries.append(Delivery(taps[site.key], held, kept, valid.get(site.call)))
     return deliveries
 
 

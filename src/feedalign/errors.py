@@ -89,3 +89,7 @@ class TangentLostError(FeedalignError, RuntimeError):
 
 class UntrainedFeedbackError(FeedalignError, RuntimeError):
     """The optimizer trains the model and leaves out the feedback that the rule learns."""
+
+
+class SequenceError(FeedalignError, ValueError):
+    """What a recurrent layer was given is no batch of sequences: no steps, or lengths and masks that do not fit."""

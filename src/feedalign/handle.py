@@ -16,6 +16,8 @@ from feedalign.delivery import held_by, streams
 from feedalign.describe import Description
 from feedalign.errors import AttachError, StreamingError, TargetsError
 from feedalign.receivers import DirectReceiver
+from feedalign.recurrent.batch import as_lengths
+from feedalign.recurrent.receiver import StepReceiver
 from feedalign.removable import Removable
 from feedalign.rules.base import LearnedRule, Rule
 from feedalign.store import CHILD_NAME, FeedbackStore
@@ -196,6 +198,24 @@ class Handle:
         stream = self._circuit.stream or Stream(self._num_outputs)
         stream.give(targets, scale)
         self._circuit.stream = stream
+
+    def lengths(self, lengths: Tensor) -> None:
+        """Say how long the padded sequences of the coming forward are: padding then teaches recurrent layers nothing.
+
+        Call it before every training forward whose sequences are padded to one length; packed sequences
+        (`torch.nn.utils.rnn.pack_padded_sequence`) need it not, they know their lengths. The forward itself stays as
+        it is: a last state is that of the last step, padding or not.
+
+        Args:
+            lengths: Integers `[N]`, or a mask `[N, T]`, True where a step counts.
+
+        Raises:
+            SequenceError: They are no such tensor; or the model has no recurrent layers that the rule teaches.
+        """
+        self._refuse_removed()
+        self._circuit.lengths = as_lengths(
+            lengths, any(isinstance(s.receiver, StepReceiver) for s in self._circuit.sites)
+        )
 
     @contextmanager
     def from_error(self) -> Iterator[None]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from feedalign.placement import FeatureAxis
+from feedalign.recurrent.point import LayerSteps
 
 _POSITIONLESS = (nn.Linear, nn.Bilinear, nn.Embedding, nn.LayerNorm, nn.RNNBase, nn.MultiheadAttention)
 
@@ -22,7 +23,7 @@ def feature_axis(module: nn.Module) -> FeatureAxis | None:
     """Return on which axis a layer puts its features; None for modules that do not change it."""
     if isinstance(module, _ConvNd):
         return "second"
-    if isinstance(module, _POSITIONLESS) or is_transformers_conv1d(module):
+    if isinstance(module, (*_POSITIONLESS, LayerSteps)) or is_transformers_conv1d(module):
         return "last"
     return None
 

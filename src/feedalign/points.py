@@ -91,6 +91,22 @@ def select(model: nn.Module, points: Points) -> list[str]:
         NoFeedbackPointError: A name, a type or the predicate selects no module.
     """
     modules = {name: module for name, module in model.named_modules() if name}
+    return _layers_for_modules(modules, _select(modules, points))
+
+
+def _layers_for_modules(modules: dict[str, nn.Module], selected: list[str]) -> list[str]:
+    """Put the points of its layers in the place of a recurrent module that has them."""
+    layers = {name: [n for n in modules if _is_layer_of(name, n, modules)] for name in selected}
+    wanted = {own for name in selected for own in layers[name] or [name]}
+    return [name for name in modules if name in wanted]
+
+
+def _is_layer_of(module: str, name: str, modules: dict[str, nn.Module]) -> bool:
+    recurrent = isinstance(modules[module], nn.RNNBase)
+    return recurrent and name.rpartition(".")[0] == module and isinstance(modules[name], FeedbackPoint)
+
+
+def _select(modules: dict[str, nn.Module], points: Points) -> list[str]:
     if callable(points) and not isinstance(points, type):
         chosen = [name for name, module in modules.items() if points(name, module)]
         if not chosen:

@@ -68,6 +68,7 @@ class Tap:
     Attributes:
         held: Its feedback: a matrix, a head.
         kept: What it gathered in the forward.
+        valid: Which steps of a sequence count, `[N, T]`; None: all.
         activation: At the feedback point; None unless the receiver reads it.
         shape: Of what the signal is for.
         dtype: Of what the signal is for, in which products are computed.
@@ -75,6 +76,7 @@ class Tap:
 
     held: Sequence[Tensor]
     kept: Sequence[Tensor]
+    valid: Tensor | None
     activation: Tensor | None
     shape: torch.Size
     dtype: torch.dtype
@@ -163,13 +165,13 @@ class DirectReceiver(Receiver):
         """Return the estimate of the Jacobian, `[C, D]`, which is much smaller than what it is made of."""
         assert isinstance(self.rule, EstimatingRule)
         assert tangent is not None
-        rows = self.placement.rows(features_last(tangent, self.placement.error_axis))
+        rows = self.placement.rows(self.aligned(features_last(tangent, self.placement.error_axis)))
         num_terms = rows.shape[0] * self.placement.num_repeats(tuple(perturbation.shape))
         return self.rule.estimate(rows, self.placement.collect(perturbation), num_terms)
 
     def teach(self, arrival: Arrival, tap: Tap) -> Tensor:
         """Return the projected vector."""
-        vector = self._vector(arrival)
+        vector = self.aligned(self.vector(arrival))
         return self.signal(vector, tap.held[0] if tap.held else None, tap.shape, tap.dtype)
 
     def feedback_gradients(self, arrival: Arrival, tap: Tap) -> Tensors:
@@ -178,10 +180,15 @@ class DirectReceiver(Receiver):
             return (None,) * len(tap.held)
         feedback = tap.held[0]
         evidence = tap.kept[0] if tap.activation is None else self.placement.collect(tap.activation)
-        rows = self.placement.rows(self._vector(arrival))
+        rows = self.placement.rows(self.aligned(self.vector(arrival)))
         return (self.rule.feedback_gradient(feedback, rows.to(feedback.dtype), evidence.to(feedback.dtype)),)
 
-    def _vector(self, arrival: Arrival) -> Tensor:
+    def aligned(self, vector: Tensor) -> Tensor:
+        """Return what has the output's positions, features last, with those of the activation."""
+        return vector
+
+    def vector(self, arrival: Arrival) -> Tensor:
+        """Return what the rule broadcasts, `[..., C]`, made once for all its points."""
         return arrival.once(self.rule, lambda: self.rule.broadcast(arrival.features(), arrival.seen()))
 
     def signal(self, vector: Tensor, feedback: Tensor | None, shape: torch.Size, dtype: torch.dtype) -> Tensor:

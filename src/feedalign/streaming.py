@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from feedalign.errors import StreamingError, TargetsError
+from feedalign.recurrent.receiver import StepReceiver
 from feedalign.transforms import inside_distributed, inside_transform
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Stream:
         receiver: DirectReceiver,
         activation: Tensor,
         feedback: Tensor | None,
-        parameters: Sequence[nn.Parameter],
+        valid: Tensor | None = None,
     ) -> None:
         """Differentiate one block with its teaching signal `-scale * Y @ feedback` and free its graph.
 
@@ -92,28 +93,32 @@ class Stream:
             receiver: The feedback point.
             activation: Its activation, still with its graph.
             feedback: `[C, D]`; None where a projection stands for it.
-            parameters: What the point teaches.
+            valid: Which steps of a sequence count, `[N, T]`; None: all.
 
         Raises:
             TargetsError: There are not as many targets as the activation has rows.
         """
         assert self.rows is not None
         with torch.no_grad():
-            signal = self._signal(receiver, activation, feedback)
+            signal = self.signal(receiver, activation, feedback, valid)
         torch.autograd.backward(activation, signal)
+
+    def note(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Remember the gradients that were made, to notice if they are thrown away."""
         for parameter in parameters:
             if parameter.grad is not None:
                 self.made[parameter] = weakref.ref(parameter.grad)
                 self.versions[parameter] = parameter.grad._version
 
-    def _signal(self, receiver: DirectReceiver, activation: Tensor, feedback: Tensor | None) -> Tensor:
+    def signal(
+        self, receiver: DirectReceiver, activation: Tensor, feedback: Tensor | None, valid: Tensor | None = None
+    ) -> Tensor:
+        """Return the teaching signal of an activation; arguments as for `teach`."""
+        self._refuse_uneven(receiver, tuple(activation.shape))
         assert self.rows is not None
-        num_rows = receiver.placement.num_rows(tuple(activation.shape))
-        if self.rows.shape[0] != num_rows:
-            raise TargetsError(
-                f"{self.rows.shape[0]} targets were given, but feedback point {receiver.point!r} has {num_rows} rows "
-                f"(activation of shape {tuple(activation.shape)}): one target for each is needed."
-            )
+        if isinstance(receiver, StepReceiver) and receiver.sums_steps:
+            sums = self.sums(receiver, tuple(activation.shape), activation.dtype, valid)
+            return receiver.project(sums, feedback, activation.shape, activation.dtype)
         if feedback is not None and self.rows.dim() == 1:
             rows = self.rows.to(feedback.device)
             if isinstance(self.scale, Tensor) or feedback.shape[0] > rows.shape[0]:
@@ -122,11 +127,39 @@ class Stream:
                 # Scaling C rows and then picking N of them writes the large tensor once.
                 picked = (feedback * -self.scale).index_select(0, rows)
             return receiver.placement.deliver(picked.to(activation.dtype), activation.shape)
-        targets = self.rows
-        if targets.dim() == 1:
-            targets = nn.functional.one_hot(targets, self.num_outputs)
-        vector = targets.to(activation.dtype) * -self.scale
+        vector = self._targets(activation.dtype) * -self.scale
         return receiver.signal(vector, feedback, activation.shape, activation.dtype)
+
+    def sums(
+        self, receiver: StepReceiver, shape: tuple[int, ...], dtype: torch.dtype, valid: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        """Return what targets of single steps send to a recurrent layer, before projection; see `StepReceiver.sums`.
+
+        Args:
+            receiver: The layer's feedback point.
+            shape: Of the layer's states, `[N, T, D]`.
+            dtype: Their dtype.
+            valid: Which steps count, `[N, T]`; None: all.
+        """
+        self._refuse_uneven(receiver, shape)
+        vector = self._targets(dtype) * -self.scale
+        laid = vector.reshape(*receiver.as_output(shape)[:2], self.num_outputs)
+        return receiver.sums(receiver.aligned(laid), valid)
+
+    def _targets(self, dtype: torch.dtype) -> Tensor:
+        """Targets `[rows, C]`."""
+        assert self.rows is not None
+        targets = self.rows if self.rows.dim() > 1 else nn.functional.one_hot(self.rows, self.num_outputs)
+        return targets.to(dtype)
+
+    def _refuse_uneven(self, receiver: DirectReceiver, shape: tuple[int, ...]) -> None:
+        assert self.rows is not None
+        num_rows = receiver.placement.num_rows(shape)
+        if self.rows.shape[0] != num_rows:
+            raise TargetsError(
+                f"{self.rows.shape[0]} targets were given, but feedback point {receiver.point!r} has {num_rows} rows "
+                f"(activation of shape {shape}): one target for each is needed."
+            )
 
     def end(self, output: Tensor) -> None:
         """Forget the targets; at the output's backward, look whether the streamed gradients are still there."""

@@ -21,6 +21,7 @@ from feedalign.errors import (
 )
 from feedalign.handle import ATTACHED
 from feedalign.points import RECTIFIERS, SATURATING
+from feedalign.recurrent.point import LayerSteps
 from feedalign.rules.control import Backprop
 from feedalign.rules.drtp import DRTP
 from feedalign.store import CHILD_NAME, FeedbackStore
@@ -114,7 +115,8 @@ def refuse_unbounded(model: nn.Module, candidates: Iterable[Candidate]) -> None:
     modules = dict(model.named_modules())
     for candidate in candidates:
         module = modules[candidate.call.module]
-        if not isinstance(candidate.rule, DRTP) or candidate.rule.allow_unbounded or isinstance(module, SATURATING):
+        saturates = module.saturates if isinstance(module, LayerSteps) else isinstance(module, SATURATING)
+        if not isinstance(candidate.rule, DRTP) or candidate.rule.allow_unbounded or saturates:
             continue
         raise UnsuitableModelError(
             f"DRTP at {candidate.call.module!r} ({type(module).__name__}): its signal never fades, and only an "

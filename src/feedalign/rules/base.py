@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import ClassVar, Literal, Self, get_args
 
 from torch import Tensor
@@ -48,6 +50,17 @@ class Rule(ABC):
     unbiased: ClassVar[bool] = False
 
 
+def rule_for(names: list[str], rules: Mapping[str, Rule]) -> Rule | None:
+    """Return the rule of the first glob that matches any of the names; None if none does."""
+    glob = glob_for(names, rules)
+    return None if glob is None else rules[glob]
+
+
+def glob_for(names: list[str], rules: Mapping[str, Rule]) -> str | None:
+    """Return the first glob that matches any of the names."""
+    return next((glob for glob in rules if any(fnmatchcase(name, glob) for name in names)), None)
+
+
 @dataclass(frozen=True)
 class PointRule(Rule):
     """A rule that cuts the graph at feedback points and sends each of them a signal made from the error.
@@ -87,6 +100,9 @@ class DirectRule(PointRule):
             features. `"shared"`: one matrix `[C, D]` serves every position, and an error without positions
             is repeated over them. `"full"`: positions count as features, `[C, positions * D]`. `"auto"`:
             positions that the error has are kept, a convolution's are features, a linear layer's are shared.
+        gamma: For recurrent layers under an output with an error at every step: a step is taught by the sum over its
+            own and all later errors, discounted by gamma for each step between, `g_t = (sum_{s>=t} gamma^(s-t) E_s) B`.
+            1: all count alike, as when a sequence has one error; 0: each step has its own error alone.
 
     Attributes:
         default_draw: How feedback is drawn unless `attach(feedback=...)` says otherwise.
@@ -94,9 +110,14 @@ class DirectRule(PointRule):
     """
 
     positions: Positions = "auto"
+    gamma: float = field(default=1.0, kw_only=True)
 
     def __post_init__(self) -> None:
         refuse_unknown(type(self).__name__, "positions", self.positions, get_args(Positions))
+        if not 0 <= self.gamma <= 1:
+            raise AttachError(
+                f"fa.{type(self).__name__}(gamma={self.gamma!r}): the discount of later errors lies from 0 to 1."
+            )
 
     default_draw: ClassVar[Draw] = KaimingUniform()
     streams: ClassVar[bool] = False

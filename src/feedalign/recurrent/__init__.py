@@ -1,0 +1,1 @@
+"""Recurrent layers whose steps learn in parallel: the signal of every step is known at once."""

@@ -1,0 +1,144 @@
+"""Rows in blocks of whole steps: what came before each row, and what teaches it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from feedalign.recurrent.steps import Steps
+
+
+class Block(NamedTuple):
+    """Steps that lie together.
+
+    Attributes:
+        first: Its first step.
+        last: The step behind its last.
+        start: Its first row.
+        stop: The row behind its last.
+    """
+
+    first: int
+    last: int
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> slice:
+        """Its rows."""
+        return slice(self.start, self.stop)
+
+
+class Piece(NamedTuple):
+    """Some rows of a block, with what is known of the step before each.
+
+    Attributes:
+        rows: The rows, counted from the block's first.
+        source: Their previous states, `[len(rows), H]`.
+        is_initial: The states before the first step.
+    """
+
+    rows: slice
+    source: Tensor
+    is_initial: bool
+
+
+def blocks(steps: Steps, num_rows: int) -> Iterator[Block]:
+    """Yield blocks of whole steps that cover all rows.
+
+    Args:
+        steps: How rows lie.
+        num_rows: How many rows a block should have at most; it has at least one step.
+    """
+    first = 0
+    for last in range(1, steps.num_steps + 1):
+        if last == steps.num_steps or steps.starts[last + 1] - steps.starts[first] > num_rows:
+            yield Block(first, last, steps.starts[first], steps.starts[last])
+            first = last
+
+
+def pieces_before(block: Block, states: Tensor, initial: Tensor, steps: Steps, reverse: bool) -> list[Piece]:
+    """Return the previous states of a block's rows: one piece if they lie together, else a few.
+
+    Args:
+        block: The block.
+        states: The state of every row, `[R, H]`.
+        initial: Those before the first step, `[N, H]`.
+        steps: How rows lie.
+        reverse: The previous state of a row is that of the same sample one step later.
+    """
+    found: list[tuple[int, int, int, bool]] = []  # first row, its source, how many, from the initial states
+    for t in range(block.first, block.last):
+        found.extend(_found_before(t, steps, reverse))
+    merged = found[:1]
+    for at, source, count, is_initial in found[1:]:
+        last_at, last_source, last_count, was_initial = merged[-1]
+        if is_initial == was_initial and source == last_source + last_count:
+            merged[-1] = (last_at, last_source, last_count + count, is_initial)
+        else:
+            merged.append((at, source, count, is_initial))
+    made = []
+    for at, source, count, is_initial in merged:
+        rows = slice(at - block.start, at - block.start + count)
+        made.append(Piece(rows, (initial if is_initial else states)[source : source + count], is_initial))
+    return made
+
+
+def _found_before(t: int, steps: Steps, reverse: bool) -> list[tuple[int, int, int, bool]]:
+    start, size = steps.starts[t], steps.batch_sizes[t]
+    if not reverse:
+        return [(start, 0, size, True)] if t == 0 else [(start, steps.starts[t - 1], size, False)]
+    later = steps.batch_sizes[t + 1] if t + 1 < steps.num_steps else 0
+    found = [(start, steps.starts[t + 1], later, False)] if later else []
+    return found if later == size else [*found, (start + later, later, size - later, True)]
+
+
+def joined(pieces: Sequence[Piece]) -> Tensor:
+    """Return the previous states of a block's rows as one tensor, a view where they lie together."""
+    return pieces[0].source if len(pieces) == 1 else torch.cat([piece.source for piece in pieces])
+
+
+class Signals:
+    """The teaching signal of each block.
+
+    Args:
+        signal: `[R, C]`, or `[N, C]` where it is the same at every step.
+        steps: How rows lie.
+    """
+
+    def __init__(self, signal: Tensor, steps: Steps) -> None:
+        self.signal, self.steps = signal, steps
+        self.is_constant = signal.shape[0] != steps.num_rows
+        self.repeated: Tensor | None = None
+
+    def of(self, block: Block) -> Tensor:
+        """Return the signal of a block's rows; not to be written to."""
+        if not self.is_constant:
+            return self.signal[block.rows]
+        if not self.steps.is_even:
+            return torch.cat([self.signal[: self.steps.batch_sizes[t]] for t in range(block.first, block.last)])
+        # Blocks of one batch differ in length only at the end: one small copy, which stays in the cache, serves all.
+        count = block.stop - block.start
+        if self.repeated is None or self.repeated.shape[0] < count:
+            self.repeated = self.signal.repeat(block.last - block.first, 1)
+        return self.repeated[:count]
+
+
+def walk(steps: Steps, reverse: bool) -> Iterator[tuple[slice, slice]]:
+    """Yield, in the order in which a layer runs, rows of each step and those of their previous states.
+
+    Args:
+        steps: How rows lie.
+        reverse: It runs from the last step to the first.
+
+    Yields:
+        Rows that have a step before them, and the rows of that.
+    """
+    order = range(steps.num_steps)
+    for t in reversed(order) if reverse else order:
+        for start, source, count, is_initial in _found_before(t, steps, reverse):
+            if not is_initial:
+                yield slice(start, start + count), slice(source, source + count)

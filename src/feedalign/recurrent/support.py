@@ -1,0 +1,96 @@
+"""Which recurrent modules can be taught step by step, and by which cell they run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from feedalign.errors import UnsuitableModelError
+from feedalign.recurrent.cell import Cell
+from feedalign.recurrent.gru import GRU
+from feedalign.recurrent.gru_reset_before import ResetBeforeGRU
+from feedalign.recurrent.local_steps import Channels
+from feedalign.recurrent.lstm import LSTM
+from feedalign.recurrent.rnn import ReluRNN, TanhRNN
+from feedalign.rules.base import Perturbing
+
+if TYPE_CHECKING:
+    from feedalign.assign import Candidate
+    from feedalign.blueprint import Blueprint
+    from feedalign.recurrent.stepwise import StepwiseForward
+
+_PLAIN = (nn.RNN.forward, nn.GRU.forward, nn.LSTM.forward)
+
+
+def cell_of(module: nn.RNNBase, name: str) -> Cell:
+    """Return the cell that a recurrent module runs.
+
+    Args:
+        module: The module.
+        name: Its name, for messages.
+
+    Returns:
+        The cell.
+
+    Raises:
+        UnsuitableModelError: It has projections or a forward of its own.
+    """
+    if module.proj_size:
+        raise UnsuitableModelError(
+            f"{name!r} is an LSTM with projections (proj_size={module.proj_size}), whose states cannot be taught step "
+            "by step. Use proj_size=0 and an nn.Linear behind it, or leave it on exact backprop through time with a "
+            "mixture of rules: {" + f"{name!r}" + ": fa.Backprop(), '*': ...}."
+        )
+    before = getattr(module, "reset", "after") == "before"
+    known = before or type(module).forward in _PLAIN or type(module).__module__ == "feedalign.nn"
+    cell: Cell | None = None
+    if known and isinstance(module, nn.LSTM):
+        cell = LSTM()
+    elif known and isinstance(module, nn.GRU):
+        cell = ResetBeforeGRU() if before else GRU()
+    elif known and isinstance(module, nn.RNN):
+        cell = TanhRNN() if module.nonlinearity == "tanh" else ReluRNN()
+    if cell is None:
+        raise UnsuitableModelError(
+            f"{name!r} is {type(module).__name__}, a recurrent module with a forward of its own, whose steps cannot be "
+            "told apart. nn.RNN, nn.GRU, nn.LSTM and those of fa.nn can be taught step by step; leave this one on "
+            "exact backprop through time with a mixture of rules: {" + f"{name!r}" + ": fa.Backprop(), '*': ...}."
+        )
+    return cell
+
+
+def channels_of(module: nn.RNNBase) -> Channels:
+    """Return which teaching signals a module of `fa.nn` asks for; those of torch.nn share one."""
+    if getattr(module, "feedback", "shared") == "separate":
+        return "separate"
+    has_own = getattr(module, "reset", "after") == "before" and getattr(module, "reset_gate", "exact") == "feedback"
+    return "reset gate" if has_own else "shared"
+
+
+def refuse_separate_tangents(recurrent: Iterable[StepwiseForward], candidates: Iterable[Candidate]) -> None:
+    """Raise UnsuitableModelError for a rule that perturbs states which have several teaching signals each."""
+    several = {point for forward in recurrent if forward.channels != "shared" for point in forward.points}
+    for candidate in candidates:
+        if candidate.call.module in several and isinstance(candidate.rule, Perturbing):
+            raise UnsuitableModelError(
+                f"{type(candidate.rule).__name__} perturbs each state once, and {candidate.call.module!r} has several "
+                'teaching signals for each. Use feedback="shared" and reset_gate="exact" there.'
+            )
+
+
+def refuse_loops(plan: Blueprint) -> None:
+    """Raise UnsuitableModelError for a cell that a loop of the model's own calls, with no cut between its steps."""
+    blocks = [*(candidate.block for candidate in plan.candidates if candidate.cuts), plan.output_block]
+    for name, module in plan.model.named_modules():
+        if not isinstance(module, nn.RNNCellBase) or not any(candidate.cuts for candidate in plan.candidates):
+            continue
+        calls = {id(call.node) for call in plan.probe.calls_of(name)}
+        if any(len(calls.intersection(map(id, block.nodes))) > 1 for block in blocks):
+            kind = type(module).__name__
+            raise UnsuitableModelError(
+                f"{name!r} is an nn.{kind} that the model calls step by step, and through such a loop backprop through "
+                f"time stays exact. Use nn.{kind.removesuffix('Cell')}, whose steps a rule can teach, or cut the loop "
+                "with a fa.FeedbackPoint() on the state after each call (the same number of calls in every forward)."
+            )
