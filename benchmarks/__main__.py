@@ -6,11 +6,10 @@ import argparse
 import json
 import os
 import platform
-import random
 import statistics
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import torch
 from torch import nn
 
 import feedalign as fa
+from benchmarks import recurrent
 from benchmarks.contestants import (
     Case,
     ConvCase,
@@ -32,6 +32,7 @@ from benchmarks.contestants import (
     step_memory,
     tangent_products,
 )
+from benchmarks.interleaving import interleave
 
 CASES = (Case("784-2048x4-10, batch 256", 2048, 4, 256), Case("784-1024x16-10, batch 128", 1024, 16, 128))
 CONVOLUTIONAL = ConvCase("15C5-P2-40C5-P2-128-10 on 3x32x32, batch 64", 64)
@@ -46,7 +47,8 @@ LEARNED: dict[str, fa.Rule] = {
     "fg-w": fa.WeightPerturbed(),
     "fg-w, rademacher": fa.WeightPerturbed(distribution="rademacher"),
 }
-RECORD = Path(__file__).parent.parent / "docs" / "records" / "bench.json"
+RECORDS = Path(__file__).parent.parent / "docs" / "records"
+PARTS = ("feedforward", "recurrent")
 
 
 def main() -> int:
@@ -58,24 +60,44 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=60, help="steps of each contestant (default: 60)")
     parser.add_argument("--activation", choices=("tanh", "relu"), default="relu", help="(default: relu)")
-    parser.add_argument("--record", type=Path, default=RECORD, help="where to write (default: docs/records/bench.json)")
+    parser.add_argument("--only", choices=PARTS, help="time these networks alone (default: both)")
+    parser.add_argument("--records", type=Path, default=RECORDS, help="folder to write to (default: docs/records)")
     parser.add_argument("--untested", action="store_true", help="skip the tests; the record is then not written")
     args = parser.parse_args()
     if not args.untested and not tests_pass():
         print("The tests of this tree fail: nothing is timed.", file=sys.stderr)
         return 2
-    record: dict[str, Any] = {"when": datetime.now(UTC).isoformat(timespec="seconds"), **machine()}
-    record |= {"rounds": args.rounds, "activation": args.activation, "optimizer": "SGD", "dtype": "float32"}
-    activation = nn.Tanh if args.activation == "tanh" else nn.ReLU
-    record["step_time"] = [timed(case, activation, args.rounds) for case in CASES]
-    record["activation_memory"] = memory()
-    record["learned"] = [learned(case, args.rounds) for case in (CASES[0], CONVOLUTIONAL)]
-    show(record)
-    if not args.untested:
-        args.record.parent.mkdir(parents=True, exist_ok=True)
-        args.record.write_text(json.dumps(record, indent=1) + "\n")
-        print(f"written to {args.record}")
+    head: dict[str, Any] = {"when": datetime.now(UTC).isoformat(timespec="seconds"), **machine()}
+    head |= {"rounds": args.rounds, "dtype": "float32"}
+    if args.only != "recurrent":
+        finish(head | feedforward(args.rounds, args.activation), "bench", show, args)
+    if args.only != "feedforward":
+        finish(head | recurrent.measure(args.rounds), "bench-recurrent", recurrent.show, args)
     return 0
+
+
+def feedforward(rounds: int, activation: str) -> dict[str, Any]:
+    """Run everything that is recorded of feedforward networks."""
+    kind = nn.Tanh if activation == "tanh" else nn.ReLU
+    return {
+        "activation": activation,
+        "optimizer": "SGD",
+        "step_time": [timed(case, kind, rounds) for case in CASES],
+        "activation_memory": memory(),
+        "learned": [learned(case, rounds) for case in (CASES[0], CONVOLUTIONAL)],
+    }
+
+
+def finish(
+    record: dict[str, Any], name: str, show_it: Callable[[dict[str, Any]], None], args: argparse.Namespace
+) -> None:
+    """Print a record; write it if the tests were run."""
+    show_it(record)
+    if not args.untested:
+        args.records.mkdir(parents=True, exist_ok=True)
+        path = args.records / f"{name}.json"
+        path.write_text(json.dumps(record, indent=1) + "\n")
+        print(f"written to {path}")
 
 
 def tests_pass() -> bool:
@@ -141,21 +163,6 @@ def learned(case: Case | ConvCase, rounds: int) -> dict[str, Any]:
         "bound": None if saved is None or added is None else 1 + (added - saved) / base,
         "memory": {name: size / memory["backprop"] for name, size in memory.items()},
     }
-
-
-def interleave(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
-    """Run every contestant once a round, shuffled each round, so that none has a place or a predecessor of its own."""
-    names = list(steps)
-    shuffle = random.Random(0).shuffle
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(rounds + 3):
-        shuffle(names)
-        for name in names:
-            began = time.perf_counter()
-            steps[name]()
-            if number >= 3:
-                seconds[name].append(time.perf_counter() - began)
-    return seconds
 
 
 def memory() -> dict[str, dict[str, int]]:

@@ -31,7 +31,7 @@ SIGNALS: list[Any] = [
     pytest.param(fa.ActivityPerturbed, False, SlopeReceiver, "teach", id="fg-a"),
     pytest.param(fa.LocalGreedy, False, SlopeReceiver, "teach", id="lg-fg-a at the last hidden layer"),
     pytest.param(fa.LocalGreedy, False, HeadReceiver, "teach", id="lg-fg-a at a head"),
-    pytest.param(fa.DRTP, True, Stream, "_signal", id="drtp streaming"),
+    pytest.param(fa.DRTP, True, Stream, "signal", id="drtp streaming"),
 ]
 
 

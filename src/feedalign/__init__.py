@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from feedalign import errors, measure
+from feedalign import errors, measure, nn
 from feedalign.attach import attach
 from feedalign.describe import Description, Row
 from feedalign.feedback import (
@@ -79,4 +79,5 @@ __all__ = [
     "errors",
     "handle_of",
     "measure",
+    "nn",
 ]

@@ -16,7 +16,12 @@ from feedalign.points import OUTPUT_LINKS, Points
 from feedalign.probe import Inputs, find_output, run
 from feedalign.recurrent.install import stepwise
 from feedalign.recurrent.stepwise import StepwiseForward
-from feedalign.recurrent.support import refuse_loops, refuse_separate_tangents
+from feedalign.recurrent.support import (
+    refuse_half_cut,
+    refuse_loops,
+    refuse_separate_tangents,
+    refuse_untaught_states,
+)
 from feedalign.rehearsal import rehearse
 from feedalign.rules.base import Link, PointRule, Rule
 from feedalign.suitability import leaks, mend, refuse_dead, refuse_unattachable, refuse_unbounded
@@ -99,6 +104,8 @@ def _attach(
     refuse_separate_tangents(recurrent, candidates)
     cuts = [c.call.node for c in candidates if c.cuts and c.call.node is not None]
     plan = Blueprint(model, probe, site, rules, candidates, gated, graph.block(site.node, cuts, gated), recurrent)
+    refuse_half_cut(plan)
+    refuse_untaught_states(plan, graph)
     refuse_loops(plan)
     uncut = leaks(plan)
     if strict and uncut:

@@ -22,7 +22,7 @@ from feedalign.perturbing import carry_hooks, perturber_for
 from feedalign.placement import Placement, error_axis_of, place
 from feedalign.receivers import DirectReceiver, HeadReceiver, Receiver, SlopeReceiver, WeightReceiver
 from feedalign.recurrent.point import LayerSteps
-from feedalign.recurrent.receiver import place_steps, step_receiver
+from feedalign.recurrent.receiver import place_steps, refuse_time_first, step_receiver
 from feedalign.removable import Removable
 from feedalign.report import report
 from feedalign.rules.base import DirectRule, EstimatingRule, LayerwiseRule, LearnedRule, Perturbing, Rule, WeightRule
@@ -223,6 +223,9 @@ def _receiver(
 ) -> Receiver | None:
     rule, label, activation = candidate.rule, candidate.label, candidate.call.signature
     point = plan.model.get_submodule(candidate.call.module)
+    if isinstance(point, LayerSteps) and not isinstance(rule, DirectRule):
+        assert activation is not None
+        refuse_time_first(plan.site.signature, activation, point, label, type(rule).__name__)
     if isinstance(rule, DirectRule) and isinstance(point, LayerSteps):
         assert activation is not None
         return step_receiver(plan.site.signature, activation, rule, point, label, projection)

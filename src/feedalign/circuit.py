@@ -72,6 +72,7 @@ class Circuit:
         self.stream: Stream | None = None
         self.enabled = True
         self.fired: tuple[str, ...] | None = None
+        self.coming_lengths: Tensor | None = None
         self.lengths: Tensor | None = None
         # By module and name, looked up at each use: loading a checkpoint may put other objects in their place.
         self.owners = {site.key: [_owner(model, name) for name in site.parameters] for site in sites}
@@ -96,6 +97,7 @@ class Circuit:
             "sources": {},
             "valid": {},
             "lengths": None,
+            "coming_lengths": None,
         }
         if self.stream is not None:
             copied["stream"] = Stream(self.stream.num_outputs)
@@ -125,6 +127,9 @@ class Circuit:
         if not self.listening:
             return
         self._forget()
+        if not inside_backward():
+            # Activation checkpointing, which runs parts again in the backward, finds those of its forward.
+            self.lengths, self.coming_lengths = self.coming_lengths, None
         if not torch.compiler.is_compiling():
             self._refuse_thawed()
             self._refuse_recomputation()
@@ -311,8 +316,6 @@ class Circuit:
         del model, args, output
         if self.perturber is not None:
             self.perturber.end()
-        if self.is_open:
-            self.lengths = None
         self._forget()
 
 

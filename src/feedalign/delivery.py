@@ -111,7 +111,7 @@ def to_points(
             assert site.receiver is not None
             with torch.no_grad():
                 drawn = perturber.drawn.pop(site.call)
-                gathered = site.receiver.gather(drawn, tangent)
+                gathered = site.receiver.gather(drawn, tangent, valid.get(site.call))
                 if len(drawn) == 0 and isinstance(site.rule, EstimatingRule):
                     # No samples, no news: an estimate that agrees with what is held.
                     gathered = held[0].detach()

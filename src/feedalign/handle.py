@@ -213,7 +213,7 @@ class Handle:
             SequenceError: They are no such tensor; or the model has no recurrent layers that the rule teaches.
         """
         self._refuse_removed()
-        self._circuit.lengths = as_lengths(
+        self._circuit.coming_lengths = as_lengths(
             lengths, any(isinstance(s.receiver, StepReceiver) for s in self._circuit.sites)
         )
 

@@ -104,13 +104,12 @@ class Perturber:
                 tangent = drawn if tangent is None else tangent + drawn
         return activation, self.carrier.leave(call, activation.detach(), tangent)
 
-    def draw_ahead(self, call: CallKey, activation: Tensor, valid: Tensor | None) -> Tensor | None:
+    def draw_ahead(self, call: CallKey, activation: Tensor) -> Tensor | None:
         """Draw for a point whose perturbation enters before the point is reached, at every state of a recurrent layer.
 
         Args:
             call: The call of the point that comes next.
             activation: What it will return, `[N, T, D]`.
-            valid: Which steps count, `[N, T]`; None: all.
 
         Returns:
             The perturbation, of the activation's shape; None where the point has none, or one for a head alone.
@@ -118,11 +117,7 @@ class Perturber:
         if call not in self.points or call in self.local:
             return None
         drawn = self._draw(activation, self.streams[call], self.points[call])[0]
-        kept = drawn
-        if valid is not None:
-            # Means over all steps become means over those that count.
-            kept = drawn * (valid.unsqueeze(-1) * (valid.numel() / valid.sum()))
-        self.drawn[call] = kept
+        self.drawn[call] = drawn
         return drawn
 
     def reach_output(self, output: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -112,17 +112,18 @@ class Receiver(ABC):
                 "equal. Choose other points with points=."
             )
 
-    def gather(self, perturbation: Tensor, tangent: Tensor | None) -> Tensor:
+    def gather(self, perturbation: Tensor, tangent: Tensor | None, valid: Tensor | None) -> Tensor:
         """Return what must be kept of the forward for the backward.
 
         Args:
             perturbation: What was added to the activation's tangent here, `[K * N, ...]`.
             tangent: Tangent of the output, `[K * N, ...]`; None where all perturbations are local.
+            valid: Which steps of a sequence count, `[N, T]`; None: all.
 
         Returns:
             The perturbation itself, unless less will do.
         """
-        del tangent
+        del tangent, valid
         return perturbation
 
     @abstractmethod
@@ -161,10 +162,11 @@ class DirectReceiver(Receiver):
         """See `Receiver`."""
         self.placement.check_output(output, activation, self.point)
 
-    def gather(self, perturbation: Tensor, tangent: Tensor | None) -> Tensor:
+    def gather(self, perturbation: Tensor, tangent: Tensor | None, valid: Tensor | None) -> Tensor:
         """Return the estimate of the Jacobian, `[C, D]`, which is much smaller than what it is made of."""
         assert isinstance(self.rule, EstimatingRule)
         assert tangent is not None
+        del valid
         rows = self.placement.rows(self.aligned(features_last(tangent, self.placement.error_axis)))
         num_terms = rows.shape[0] * self.placement.num_repeats(tuple(perturbation.shape))
         return self.rule.estimate(rows, self.placement.collect(perturbation), num_terms)

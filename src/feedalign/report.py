@@ -162,6 +162,8 @@ def _sample_notes(plan: Blueprint) -> list[str]:
     modules = [(name, plan.model.get_submodule(name)) for name in dict.fromkeys(c.module for c in plan.probe.calls)]
     norms = [name for name, module in modules if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     turned = [name for name, module in modules if getattr(module, "batch_first", True) is False]
+    stepwise = {name for forward in plan.recurrent for name in (forward.name, *forward.points)}
+    turned = [name for name in turned if name not in stepwise]
     notes = []
     if norms:
         notes.append(f"samples meet in {', '.join(norms)}: estimates of layers below are biased in training mode")

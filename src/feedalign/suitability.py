@@ -97,7 +97,8 @@ def refuse_dead(model: nn.Module, candidates: Iterable[Candidate]) -> None:
     modules = dict(model.named_modules())
     parameters = dict(model.named_parameters())
     for candidate in candidates:
-        is_rectifier = isinstance(modules[candidate.call.module], RECTIFIERS)
+        module = modules[candidate.call.module]
+        is_rectifier = not module.saturates if isinstance(module, LayerSteps) else isinstance(module, RECTIFIERS)
         if isinstance(candidate.rule, Backprop) or not is_rectifier:
             continue
         taught = [parameters[name] for name in candidate.block.direct]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from feedalign.errors import SequenceError, UntaughtLayerError
+from feedalign.errors import SequenceError
 from feedalign.recurrent.steps import Steps
 
 States = tuple[Tensor, ...]
@@ -83,20 +83,25 @@ class Batch:
     """One call of a recurrent module.
 
     Attributes:
-        rows: The input, `[R, I]`, with whatever graph it came with.
-        form: How the rows lie.
+        sequence: The input, time-major, `[T, N, I]` or the rows `[R, I]` of a packed one, with the graph it came with.
+        form: How its rows lie.
         states: The states before the first step, each `[layers * directions, N, H]`, in the order of the rows.
         packed: The packed sequence that was given, if one was.
         batch_first: Layout of an input that was not packed.
         is_batched: Whether the input had a size for samples.
     """
 
-    rows: Tensor
+    sequence: Tensor
     form: Form
     states: States
     packed: PackedSequence | None
     batch_first: bool
     is_batched: bool
+
+    @property
+    def rows(self) -> Tensor:
+        """The input, `[R, I]`; a copy where samples come first."""
+        return self.sequence.reshape(self.form.steps.num_rows, self.sequence.shape[-1])
 
     def to_user(self, states: Tensor) -> Tensor:
         """Return states `[layers * directions, N, H]` of sorted samples as the module returns them."""
@@ -133,7 +138,6 @@ def read(module: nn.RNNBase, given: Tensor | PackedSequence, hx: Any, name: str)
 
     Raises:
         SequenceError: The input has no steps or no sizes that fit.
-        UntaughtLayerError: The initial state carries a gradient, which no step takes.
     """
     packed = given if isinstance(given, PackedSequence) else None
     rows = given if packed is None else packed.data
@@ -147,7 +151,6 @@ def read(module: nn.RNNBase, given: Tensor | PackedSequence, hx: Any, name: str)
     if not is_batched:
         rows = rows.unsqueeze(0 if module.batch_first else 1)
     states = _states(module, rows, hx, packed, is_batched)
-    _refuse_taught_state(states, name)
     if packed is not None:
         steps = Steps(tuple(packed.batch_sizes.tolist()))
         return Batch(rows, Form(steps, _places(packed)), states, packed, module.batch_first, is_batched)
@@ -158,9 +161,8 @@ def read(module: nn.RNNBase, given: Tensor | PackedSequence, hx: Any, name: str)
             f"The sequences given to {name!r} have no steps (input of shape {tuple(rows.shape)}); leave empty "
             "sequences out."
         )
-    flat = time_first.reshape(num_steps * num_samples, rows.shape[-1])
     form = Form(Steps.even(num_steps, num_samples), None)
-    return Batch(flat, form, states, None, module.batch_first, is_batched)
+    return Batch(time_first, form, states, None, module.batch_first, is_batched)
 
 
 def _states(module: nn.RNNBase, rows: Tensor, hx: Any, packed: PackedSequence | None, is_batched: bool) -> States:
@@ -179,16 +181,6 @@ def _states(module: nn.RNNBase, rows: Tensor, hx: Any, packed: PackedSequence | 
     if packed is None or packed.sorted_indices is None or hx is None:
         return states
     return tuple(state.index_select(1, packed.sorted_indices) for state in states)
-
-
-def _refuse_taught_state(states: States, name: str) -> None:
-    if any(state.requires_grad for state in states):
-        raise UntaughtLayerError(
-            f"The initial state given to {name!r} carries a gradient, and each step is differentiated with its "
-            "previous state held constant, so nothing would teach what makes it. Put a feedback point there, batch "
-            "first, e.g. hx = self.point(torch.tanh(self.init(z))).unsqueeze(0) with self.point = fa.FeedbackPoint(), "
-            "or detach() it."
-        )
 
 
 def _places(packed: PackedSequence) -> Places:
@@ -231,12 +223,14 @@ def valid_steps(given: Tensor | None, batch: Batch, name: str) -> Tensor | None:
         )
     num_steps, num_samples = batch.form.steps.num_steps, batch.form.steps.num_samples
     wanted = (num_samples,) if given.dim() == 1 else (num_samples, num_steps)
-    if tuple(given.shape) != wanted or (given.dim() == 1 and int(given.max()) > num_steps):
+    longest = int(given.max()) if given.dim() == 1 and given.numel() else 0
+    if tuple(given.shape) != wanted or longest > num_steps:
+        found = f"a mask {tuple(given.shape)}" if given.dim() == 2 else f"{len(given)} lengths up to {longest}"
         raise SequenceError(
-            f"handle.lengths was given {tuple(given.shape)} with values up to {int(given.max())}; the sequences given "
-            f"to {name!r} are {num_samples} of {num_steps} steps: give their lengths [N], or a mask [N, T]."
+            f"handle.lengths was given {found}; the sequences given to {name!r} are {num_samples} of {num_steps} "
+            "steps: give their lengths [N], or a mask [N, T]."
         )
-    given = given.to(batch.rows.device)
+    given = given.to(batch.sequence.device)
     if given.dim() == 2:
         return given
     return torch.arange(num_steps, device=given.device) < given.unsqueeze(1)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
+import torch
 from torch import Tensor
 
 from feedalign.recurrent.steps import Steps
@@ -25,6 +26,11 @@ class Weights(NamedTuple):
     hh: Tensor
     bias_ih: Tensor | None
     bias_hh: Tensor | None
+
+    @property
+    def bias(self) -> Tensor | None:
+        """Both biases together."""
+        return self.bias_ih if self.bias_ih is None or self.bias_hh is None else self.bias_ih + self.bias_hh
 
 
 class Wanted(NamedTuple):
@@ -84,6 +90,19 @@ class Trace:
     steps: Steps
     reverse: bool = False
 
+    def to(self, dtype: torch.dtype) -> Trace:
+        """Return it with all its tensors cast."""
+        weights = Weights(*(None if own is None else own.to(dtype) for own in self.weights))  # type: ignore[arg-type]
+        memory, initial = (tuple(own.to(dtype) for own in kind) for kind in (self.memory, self.initial))
+        return replace(
+            self,
+            inputs=self.inputs.to(dtype),
+            output=self.output.to(dtype),
+            memory=memory,
+            initial=initial,
+            weights=weights,
+        )
+
 
 class Cell(ABC):
     """A recurrent cell. It holds no tensors; one object serves all layers of its kind.
@@ -112,8 +131,8 @@ class Cell(ABC):
         """Differentiate every step alone, its previous state held constant, all steps at once.
 
         Args:
-            signal: The teaching signal of each step's state, `[R, H]`; or `[R, G * H]`, one for each gate. It may be
-                expanded over steps (stride 0) and is not written to.
+            signal: The teaching signal of each step's state, `[R, H]`; or `[R, G * H]`, one for each gate. With N
+                rows it is the same at every step, that of each sample. It is not written to.
             trace: The run.
             wanted: What to make.
 

@@ -9,15 +9,19 @@ from torch import Tensor
 
 from feedalign.recurrent.cell import Cell, Gradients, Ran, Trace, Wanted, Weights
 from feedalign.recurrent.fused import run_fused
-from feedalign.recurrent.rows import Block, Piece, Signals, blocks, joined, pieces_before, walk
+from feedalign.recurrent.in_place import may_write, without_autocast
+from feedalign.recurrent.products import add_product, product
+from feedalign.recurrent.rows import Block, Piece, Signals, blocks, joined, meeting, pieces_before, walk
 from feedalign.recurrent.steps import Steps
 from feedalign.recurrent.sums import Sums, rows_per_block
 
+_aten = torch.ops.aten
+
 
 class LSTM(Cell):
-    r"""torch.nn.LSTM's cell, gates stacked as i, f, g, o.
+    """torch.nn.LSTM's cell, gates stacked as i, f, g, o.
 
-    `i, f, o = sigmoid(...)`, `g = tanh(...)`, `c' = f c + i g`, `h' = o tanh(c')`.
+    `i, f, o = sigmoid(W x + b + W' h + b')`, `g = tanh(...)` alike, `c' = f c + i g`, `h' = o tanh(c')`.
     """
 
     num_gates = 4
@@ -25,102 +29,132 @@ class LSTM(Cell):
 
     @torch.no_grad()
     def run(self, inputs: Tensor, states: tuple[Tensor, ...], weights: tuple[Weights, ...], steps: Steps) -> Ran:
-        """See `Cell`."""
+        """See `Cell`; the cell states of all steps, which torch's operation does not return, are its memory."""
         output, *final = run_fused(torch._VF.lstm, inputs, states, weights, steps)
-        num_units = weights[0].hh.shape[1]
-        cells = torch.empty_like(output)
+        cells = []
         for d, own in enumerate(weights):
-            columns = slice(d * num_units, (d + 1) * num_units)
-            initial = (states[0][d], states[1][d])
-            trace = Trace(inputs, output[:, columns], (cells[:, columns],), initial, own, steps, bool(d))
-            _fill_cells(trace)
-        return Ran(output, tuple(final), (cells,))
+            made = output[:, d * own.hh.shape[1] : (d + 1) * own.hh.shape[1]]
+            cells.append(_cells(Trace(inputs, made, (), (states[0][d], states[1][d]), own, steps, d == 1)))
+        return Ran(output, tuple(final), (cells[0] if len(cells) == 1 else torch.cat(cells, 1),))
 
     @torch.no_grad()
     def gradients(self, signal: Tensor, trace: Trace, wanted: Wanted) -> Gradients:
         """See `Cell`."""
         steps, sums, signals = trace.steps, Sums(trace, wanted), Signals(signal, trace.steps)
         num_units = trace.output.shape[1]
+        writes = may_write(trace.output, trace.inputs, signal, *trace.weights) and signal.shape[1] == num_units
         for block in blocks(steps, rows_per_block(trace)):
             pieces = pieces_before(block, trace.output, trace.initial[0], steps, trace.reverse)
-            gates = _gates(trace, block, pieces)
-            cells = trace.memory[0][block.rows]
+            gates, cells = _gates(trace, block, pieces, 4), trace.memory[0][block.rows]
             before = joined(pieces_before(block, trace.memory[0], trace.initial[1], steps, trace.reverse))
-            slopes, of_cell = _slopes(gates, cells, before)
-            delta = slopes.unflatten(1, (4, num_units))
-            delta[:, :3] *= of_cell[:, None]
-            delta *= signals.of(block).unflatten(1, (-1, num_units))
-            delta = delta.flatten(1)
+            own = signals.of(block)
+            if writes:
+                delta = _shared_deltas(own, gates, cells, before)
+            else:
+                of_cell, of_output, by_cell = _slopes(gates, cells, before)
+                slopes = torch.cat([of_cell * by_cell.repeat(1, 3), of_output], 1)
+                delta = slopes * own.repeat(1, 4 * num_units // own.shape[1])
             sums.add_input(block, delta)
             sums.add_state(pieces, delta)
         return sums.gradients()
 
     @torch.no_grad()
     def push(self, tangent: Tensor | None, perturbation: Tensor, trace: Trace) -> Tensor:
-        """See `Cell`."""
-        num_units = trace.output.shape[1]
-        block = Block(0, trace.steps.num_steps, 0, trace.steps.num_rows)
-        pieces = pieces_before(block, trace.output, trace.initial[0], trace.steps, trace.reverse)
-        gates = _gates(trace, block, pieces)
-        before_cells = joined(pieces_before(block, trace.memory[0], trace.initial[1], trace.steps, trace.reverse))
-        slopes, of_cell = _slopes(gates, trace.memory[0], before_cells)
+        """See `Cell`; no perturbation enters a cell state."""
+        steps, num_units = trace.steps, trace.output.shape[1]
+        block = Block(0, steps.num_steps, 0, steps.num_rows)
+        pieces = pieces_before(block, trace.output, trace.initial[0], steps, trace.reverse)
+        gates = _gates(trace, block, pieces, 4)
+        before = joined(pieces_before(block, trace.memory[0], trace.initial[1], steps, trace.reverse))
+        of_cell, of_output, by_cell = _slopes(gates, trace.memory[0], before)
         forget = gates[:, num_units : 2 * num_units]
-        by_cell, by_output = slopes[:, : 3 * num_units], slopes[:, 3 * num_units :]
-        pushed, cell_pushed = perturbation.clone(), torch.zeros_like(perturbation)
-        driven = torch.zeros_like(gates) if tangent is None else tangent @ trace.weights.ih.t()
-        state_weight = trace.weights.hh.t()
-        sources = {rows.start: (rows, before) for rows, before in walk(trace.steps, trace.reverse)}
-        order = range(trace.steps.num_steps)
-        for t in reversed(order) if trace.reverse else order:
-            own = slice(trace.steps.starts[t], trace.steps.starts[t + 1])
+        pushed, cells = perturbation.clone(), torch.zeros_like(perturbation)
+        entering = torch.zeros_like(gates) if tangent is None else tangent @ trace.weights.ih.t()
+        sources = {rows.start: (rows, before) for rows, before in walk(steps, trace.reverse)}
+        for t in steps.order(trace.reverse):
+            own = slice(steps.starts[t], steps.starts[t + 1])
             if own.start in sources:
-                rows, before = sources[own.start]
-                driven[rows] += pushed[before] @ state_weight
-                cell_pushed[rows] += forget[rows] * cell_pushed[before]
-            through = driven[own]
-            cell_pushed[own] += (by_cell[own] * through[:, : 3 * num_units]).unflatten(1, (3, num_units)).sum(1)
-            pushed[own] += of_cell[own] * cell_pushed[own] + by_output[own] * through[:, 3 * num_units :]
+                rows, earlier = sources[own.start]
+                entering[rows] += pushed[earlier] @ trace.weights.hh.t()
+                cells[rows] += forget[rows] * cells[earlier]
+            to_cell, to_output = entering[own].split((3 * num_units, num_units), 1)
+            cells[own] += (of_cell[own] * to_cell).unflatten(1, (3, num_units)).sum(1)
+            pushed[own] += by_cell[own] * cells[own] + of_output[own] * to_output
         return pushed
 
 
-def _gates(trace: Trace, block: Block, pieces: Sequence[Piece]) -> Tensor:
-    """Compute the gates of a block again, `[rows, 4 * H]`."""
-    weights, num_units = trace.weights, trace.output.shape[1]
-    gates = trace.inputs[block.rows] @ weights.ih.t()
-    if weights.bias_ih is not None and weights.bias_hh is not None:
-        gates += weights.bias_ih + weights.bias_hh
-    gates.addmm_(joined(pieces), weights.hh.t())
+def _gates(trace: Trace, block: Block, pieces: Sequence[Piece], count: int) -> Tensor:
+    """Compute the first gates of a block again, `[rows, count * H]`."""
+    num_units = trace.output.shape[1]
+    weights = Weights(*(None if own is None else own[: count * num_units] for own in trace.weights))  # type: ignore[arg-type]
+    inputs, before = trace.inputs[block.rows], joined(pieces)
+    gates = product(inputs, weights.ih, weights.bias)
+    if not may_write(inputs, before, *weights):
+        i, f, g, *o = (gates + product(before, weights.hh)).split(num_units, 1)
+        return torch.cat([i.sigmoid(), f.sigmoid(), g.tanh(), *(own.sigmoid() for own in o)], 1)
+    add_product(gates, before, weights.hh)
     gates[:, : 2 * num_units].sigmoid_()
     gates[:, 2 * num_units : 3 * num_units].tanh_()
     gates[:, 3 * num_units :].sigmoid_()
     return gates
 
 
-def _slopes(gates: Tensor, cells: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-    """Return derivatives: of c' by i, f, g and of h' by o, `[rows, 4 * H]`; and of h' by c', `[rows, H]`."""
-    i, f, g, o = gates.unflatten(1, (4, -1)).unbind(1)
-    squashed = cells.tanh()
-    slopes = torch.empty_like(gates)
-    by_i, by_f, by_g, by_o = slopes.unflatten(1, (4, -1)).unbind(1)
-    torch.mul(g, i * (1 - i), out=by_i)
-    torch.mul(before, f * (1 - f), out=by_f)
-    torch.mul(i, 1 - g * g, out=by_g)
-    torch.mul(squashed, o * (1 - o), out=by_o)
-    return slopes, o * (1 - squashed * squashed)
-
-
-def _fill_cells(trace: Trace) -> None:
-    """Compute the cell states of all steps, which the fused operation does not return."""
+def _cells(trace: Trace) -> Tensor:
+    """Compute the cell states of all steps, `[R, H]`, from the states: one product for all, then a loop of one call."""
+    dtype = trace.output.dtype
+    if not may_write(trace.output, trace.inputs, *trace.initial, *trace.weights):
+        with without_autocast(trace.output.device):
+            return _cells_in_copies(trace.to(dtype))
     steps, num_units = trace.steps, trace.output.shape[1]
+    cells = trace.output.new_empty(trace.output.shape)
+    state = None
+    in_order = list(blocks(steps, rows_per_block(trace)))
+    for block in reversed(in_order) if trace.reverse else in_order:
+        pieces = pieces_before(block, trace.output, trace.initial[0], steps, trace.reverse)
+        i, f, g = _gates(trace, block, pieces, 3).split(num_units, 1)
+        torch.mul(i, g, out=cells[block.rows])
+        sizes = steps.batch_sizes[block.first : block.last]
+        own_steps = list(zip(sizes, f.split(sizes), cells[block.rows].split(sizes), strict=True))
+        for size, f_t, cells_t in reversed(own_steps) if trace.reverse else own_steps:
+            state = cells_t.addcmul_(f_t, meeting(size, state, trace.initial[1]))
+    return cells
+
+
+def _cells_in_copies(trace: Trace) -> Tensor:
+    steps = trace.steps
     block = Block(0, steps.num_steps, 0, steps.num_rows)
     pieces = pieces_before(block, trace.output, trace.initial[0], steps, trace.reverse)
-    gates = _gates(trace, block, pieces)
-    i, f, g, _ = gates.unflatten(1, (4, num_units)).unbind(1)
-    cells = trace.memory[0]
-    torch.mul(i, g, out=cells)
-    order = range(steps.num_steps)
-    for t in reversed(order) if trace.reverse else order:
-        own = Block(t, t + 1, steps.starts[t], steps.starts[t + 1])
-        for rows, source, _ in pieces_before(own, cells, trace.initial[1], steps, trace.reverse):
-            here = slice(own.start + rows.start, own.start + rows.stop)
-            cells[here].addcmul_(f[here], source)
+    i, f, g = _gates(trace, block, pieces, 3).split(trace.output.shape[1], 1)
+    new, forget = (i * g).split(steps.batch_sizes), f.split(steps.batch_sizes)
+    state, made = None, list(new)
+    for t in steps.order(trace.reverse):
+        state = made[t] = new[t] + forget[t] * meeting(steps.batch_sizes[t], state, trace.initial[1])
+    return torch.cat(made)
+
+
+def _shared_deltas(signal: Tensor, gates: Tensor, cells: Tensor, before: Tensor) -> Tensor:
+    """Return what teaches each gate, `[rows, 4 * H]`."""
+    num_units = cells.shape[1]
+    i, f, g, o = gates.split(num_units, 1)
+    delta = torch.empty_like(gates)
+    of_i, of_f, of_g, of_o = delta.split(num_units, 1)
+    squashed = cells.tanh()
+    torch.mul(signal, squashed, out=of_o)
+    _aten.sigmoid_backward.grad_input(of_o, o, grad_input=of_o)
+    of_cell = torch.mul(signal, o)
+    _aten.tanh_backward.grad_input(of_cell, squashed, grad_input=of_cell)
+    torch.mul(of_cell, g, out=of_i)
+    _aten.sigmoid_backward.grad_input(of_i, i, grad_input=of_i)
+    torch.mul(of_cell, before, out=of_f)
+    _aten.sigmoid_backward.grad_input(of_f, f, grad_input=of_f)
+    torch.mul(of_cell, i, out=of_g)
+    _aten.tanh_backward.grad_input(of_g, g, grad_input=of_g)
+    return delta
+
+
+def _slopes(gates: Tensor, cells: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the derivatives of c' by i, f and g `[rows, 3 * H]`, of h' by o and of h' by c', each `[rows, H]`."""
+    i, f, g, o = gates.split(cells.shape[1], 1)
+    squashed = cells.tanh()
+    of_cell = torch.cat([g * i * (1 - i), before * f * (1 - f), i * (1 - g * g)], 1)
+    return of_cell, squashed * o * (1 - o), o * (1 - squashed * squashed)

@@ -51,6 +51,12 @@ class StepReceiver(DirectReceiver):
         """See `DirectReceiver`."""
         return vector.transpose(0, 1) if self.time_first else vector
 
+    def gather(self, perturbation: Tensor, tangent: Tensor | None, valid: Tensor | None) -> Tensor:
+        """Return the estimate of the Jacobian, `[C, D]`, its mean over those steps that count."""
+        if valid is not None:
+            perturbation = perturbation * (valid.unsqueeze(-1) * (valid.numel() / valid.sum()))
+        return super().gather(perturbation, tangent, None)
+
     def teach(self, arrival: Arrival, tap: Tap) -> Tensor:
         """Return the projected sums, `[N, T, D]`."""
         vector, feedback = self.aligned(self.vector(arrival)), tap.held[0] if tap.held else None
@@ -149,3 +155,12 @@ def place_steps(
     time_first = error.shape[:2] == (num_steps, num_samples) and num_steps != num_samples
     laid = Signature((error.shape[1], error.shape[0], error.shape[2]), error.axis) if time_first else error
     return place(laid, activation, positions, name), time_first
+
+
+def refuse_time_first(error: Signature, activation: Signature, point: LayerSteps, name: str, rule: str) -> None:
+    """Raise AmbiguousShapeError where a rule that matches samples with slopes meets an output with its steps first."""
+    if place_steps(error, activation, "auto", point, name)[1]:
+        raise AmbiguousShapeError(
+            f"The output has shape {error.shape}, steps first, and fa.{rule} matches each sample at {name!r} with the "
+            "slope of its own loss. Return [N, T, C], samples first."
+        )

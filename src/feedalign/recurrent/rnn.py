@@ -9,7 +9,9 @@ from torch import Tensor
 
 from feedalign.recurrent.cell import Cell, Gradients, Ran, Trace, Wanted, Weights
 from feedalign.recurrent.fused import Operation, run_fused
-from feedalign.recurrent.rows import Signals, blocks, pieces_before, walk
+from feedalign.recurrent.in_place import may_write
+from feedalign.recurrent.products import add_product, product
+from feedalign.recurrent.rows import Signals, blocks, ends, meeting, pieces_before, walk
 from feedalign.recurrent.steps import Steps
 from feedalign.recurrent.sums import Sums, rows_per_block
 
@@ -23,14 +25,32 @@ class _VanillaRNN(Cell):
         """That of torch."""
 
     @abstractmethod
+    def activate(self, state: Tensor) -> Tensor:
+        """Apply f in place."""
+
+    @abstractmethod
     def times_slope(self, signal: Tensor, output: Tensor) -> Tensor:
-        """Return `signal * f'(a)`; of the activation, its output is known."""
+        """Return `signal * f'(a)`, of the activation's output."""
 
     @torch.no_grad()
     def run(self, inputs: Tensor, states: tuple[Tensor, ...], weights: tuple[Weights, ...], steps: Steps) -> Ran:
         """See `Cell`."""
-        output, final = run_fused(self.operation, inputs, states[0], weights, steps)
-        return Ran(output, (final,))
+        if inputs.device.type != "cpu" or not may_write(inputs, *states, *weights[0]):
+            output, final = run_fused(self.operation, inputs, states[0], weights, steps)
+            return Ran(output, (final,))
+        outputs = [self._run_direction(inputs, states[0][d], own, steps, d == 1) for d, own in enumerate(weights)]
+        final = torch.stack([ends(output, steps, d == 1) for d, output in enumerate(outputs)])
+        return Ran(outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1), (final,))
+
+    def _run_direction(self, inputs: Tensor, initial: Tensor, weights: Weights, steps: Steps, reverse: bool) -> Tensor:
+        """One product for all inputs, in whose place the states are made."""
+        output = product(inputs, weights.ih, weights.bias)
+        states = output.split(steps.batch_sizes)
+        state = None
+        for t in steps.order(reverse):
+            before = meeting(steps.batch_sizes[t], state, initial)
+            state = self.activate(add_product(states[t], before, weights.hh))
+        return output
 
     @torch.no_grad()
     def gradients(self, signal: Tensor, trace: Trace, wanted: Wanted) -> Gradients:
@@ -63,9 +83,14 @@ class TanhRNN(_VanillaRNN):
         """See above."""
         return torch._VF.rnn_tanh
 
+    def activate(self, state: Tensor) -> Tensor:
+        """Apply tanh in place."""
+        return state.tanh_()
+
     def times_slope(self, signal: Tensor, output: Tensor) -> Tensor:
         """Return `signal * (1 - h^2)`."""
-        return torch.ops.aten.tanh_backward(signal, output)
+        made: Tensor = torch.ops.aten.tanh_backward(signal, output)
+        return made
 
 
 class ReluRNN(_VanillaRNN):
@@ -76,6 +101,11 @@ class ReluRNN(_VanillaRNN):
         """See above."""
         return torch._VF.rnn_relu
 
+    def activate(self, state: Tensor) -> Tensor:
+        """Apply relu in place."""
+        return state.relu_()
+
     def times_slope(self, signal: Tensor, output: Tensor) -> Tensor:
         """Return `signal` where the unit is active, else 0."""
-        return torch.ops.aten.threshold_backward(signal, output, 0)
+        made: Tensor = torch.ops.aten.threshold_backward(signal, output, 0)
+        return made

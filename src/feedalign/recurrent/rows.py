@@ -70,30 +70,40 @@ def pieces_before(block: Block, states: Tensor, initial: Tensor, steps: Steps, r
         steps: How rows lie.
         reverse: The previous state of a row is that of the same sample one step later.
     """
-    found: list[tuple[int, int, int, bool]] = []  # first row, its source, how many, from the initial states
+    found: list[_Run] = []
     for t in range(block.first, block.last):
-        found.extend(_found_before(t, steps, reverse))
-    merged = found[:1]
-    for at, source, count, is_initial in found[1:]:
-        last_at, last_source, last_count, was_initial = merged[-1]
-        if is_initial == was_initial and source == last_source + last_count:
-            merged[-1] = (last_at, last_source, last_count + count, is_initial)
-        else:
-            merged.append((at, source, count, is_initial))
-    made = []
-    for at, source, count, is_initial in merged:
-        rows = slice(at - block.start, at - block.start + count)
-        made.append(Piece(rows, (initial if is_initial else states)[source : source + count], is_initial))
-    return made
+        for run in _runs_before(t, steps, reverse):
+            last = found[-1] if found else None
+            if last and run.is_initial == last.is_initial and run.source == last.source + last.size:
+                found[-1] = last._replace(size=last.size + run.size)
+            else:
+                found.append(run)
+    return [
+        Piece(
+            slice(start - block.start, start - block.start + size),
+            (initial if is_initial else states)[source : source + size],
+            is_initial,
+        )
+        for start, source, size, is_initial in found
+    ]
 
 
-def _found_before(t: int, steps: Steps, reverse: bool) -> list[tuple[int, int, int, bool]]:
+class _Run(NamedTuple):
+    """Rows that lie together, and whose previous states lie together: first row, first source, number."""
+
+    start: int
+    source: int
+    size: int
+    is_initial: bool
+
+
+def _runs_before(t: int, steps: Steps, reverse: bool) -> list[_Run]:
     start, size = steps.starts[t], steps.batch_sizes[t]
     if not reverse:
-        return [(start, 0, size, True)] if t == 0 else [(start, steps.starts[t - 1], size, False)]
+        return [_Run(start, 0, size, True) if t == 0 else _Run(start, steps.starts[t - 1], size, False)]
     later = steps.batch_sizes[t + 1] if t + 1 < steps.num_steps else 0
-    found = [(start, steps.starts[t + 1], later, False)] if later else []
-    return found if later == size else [*found, (start + later, later, size - later, True)]
+    runs = [_Run(start, start + size, later, False), _Run(start + later, later, size - later, True)]
+    return [run for run in runs if run.size]
 
 
 def joined(pieces: Sequence[Piece]) -> Tensor:
@@ -139,6 +149,36 @@ def walk(steps: Steps, reverse: bool) -> Iterator[tuple[slice, slice]]:
     """
     order = range(steps.num_steps)
     for t in reversed(order) if reverse else order:
-        for start, source, count, is_initial in _found_before(t, steps, reverse):
+        for start, source, size, is_initial in _runs_before(t, steps, reverse):
             if not is_initial:
-                yield slice(start, start + count), slice(source, source + count)
+                yield slice(start, start + size), slice(source, source + size)
+
+
+def meeting(size: int, states: Tensor | None, initial: Tensor) -> Tensor:
+    """Return the previous states of the samples of a step.
+
+    Args:
+        size: How many samples the step has, the first ones.
+        states: Those of the step that ran before it; None at the first.
+        initial: The states before the first step of each sample, `[N, H]`.
+    """
+    running = 0 if states is None else states.shape[0]
+    if states is None or running == 0:
+        return initial[:size]
+    return torch.cat([states, initial[running:size]]) if size > running else states[:size]
+
+
+def ends(output: Tensor, steps: Steps, reverse: bool) -> Tensor:
+    """Return the state of each sample after its last step, `[N, H]`.
+
+    Args:
+        output: `[R, H]`.
+        steps: How rows lie.
+        reverse: The last step is the first in time.
+    """
+    if reverse or steps.is_even:
+        first = 0 if reverse else steps.starts[-2]
+        return output[first : first + steps.num_samples]
+    following = (*steps.batch_sizes[1:], 0)
+    order = range(steps.num_steps - 1, -1, -1)
+    return torch.cat([output[steps.starts[t] + following[t] : steps.starts[t + 1]] for t in order])

@@ -55,6 +55,10 @@ class Steps:
             starts.append(starts[-1] + size)
         return tuple(starts)
 
+    def order(self, reverse: bool) -> range:
+        """Return the steps in the order in which a direction takes them."""
+        return range(self.num_steps - 1, -1, -1) if reverse else range(self.num_steps)
+
     def sizes(self) -> Tensor:
         """Return the batch sizes as torch's packed operations take them: int64, on the CPU."""
         return torch.tensor(self.batch_sizes, dtype=torch.int64)

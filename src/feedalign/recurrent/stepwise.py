@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 from torch.nn.utils.rnn import PackedSequence
 
 from feedalign.recurrent.batch import Batch, Form, read, valid_steps
 from feedalign.recurrent.local_steps import Layer, LocalSteps, num_channels
 from feedalign.recurrent.point import LayerSteps, layer_name
 from feedalign.recurrent.streaming import stream_through, streams_in_parts
-from feedalign.recurrent.support import cell_of, channels_of
+from feedalign.recurrent.support import cell_of, channels_of, untaught_state
 from feedalign.recurrent.tangents import with_tangent
 from feedalign.tangents.carrier import CallKey
 
@@ -31,6 +32,7 @@ class StepwiseForward:
 
     Attributes:
         circuit: The running part of the rule; None while the model is being read.
+        state_nodes: Graph nodes of the initial states given while it is read.
     """
 
     def __init__(self, module: nn.RNNBase, name: str) -> None:
@@ -38,6 +40,7 @@ class StepwiseForward:
         self.cell, self.channels = cell_of(module, name), channels_of(module)
         self.num_directions = 2 if module.bidirectional else 1
         self.circuit: Circuit | None = None
+        self.state_nodes: list[Node] = []
         num = num_channels(self.channels, self.cell.num_gates, module.bias)
         saturates = getattr(module, "nonlinearity", "tanh") == "tanh"
         for layer in range(module.num_layers):
@@ -63,6 +66,7 @@ class StepwiseForward:
             return type(self.module).forward(self.module, input, hx)
         self.module._update_flat_weights()
         batch = read(self.module, input, hx, self.name)
+        self._look_at_state(batch)
         if circuit is not None and streams_in_parts(self, circuit, batch):
             return stream_through(self, circuit, batch)
         rows, lasts, cells = batch.rows, [], []
@@ -77,12 +81,21 @@ class StepwiseForward:
         ends += [batch.to_user(torch.cat(ended)) for ended in zip(*cells, strict=True)]
         return batch.output(states), tuple(ends) if len(ends) > 1 else ends[0]
 
+    def _look_at_state(self, batch: Batch) -> None:
+        """A state that something trainable makes must have come through a cut; while reading, none is cut yet."""
+        graded = [state for state in batch.states if state.requires_grad]
+        if self.circuit is None:
+            self.state_nodes += [state.grad_fn for state in graded if state.grad_fn is not None]
+            graded = [state for state in graded if state.grad_fn is None]
+        if graded:
+            raise untaught_state(self.name)
+
     def _taught(self, layer: int, batch: Batch, rows: Tensor) -> tuple[Tensor, ...]:
         """States of a layer as they flow on from its feedback point, `[N, T, D * H]`, and its other last states."""
         circuit, point = self.circuit, self.points[layer]
         initial = self.initial(layer, batch.states)
         valid = self._valid(point, batch)
-        if circuit is None or circuit.perturber is None:
+        if circuit is None or circuit.perturber is None or not circuit.is_open:
             made = self.apply(layer, batch.form, initial, rows, valid)
         else:
             made = with_tangent(self, circuit.perturber, layer, batch.form, initial, rows, valid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,15 +60,15 @@ def stream_through(forward: StepwiseForward, circuit: Circuit, batch: Batch) -> 
     valid = valid_steps(circuit.lengths, batch, forward.name)
     lesson = [_Lesson(circuit, circuit.by_call[forward.call(layer)], stream, batch, valid) for layer in layers]
     states = [forward.initial(layer, batch.states) for layer in layers]
-    of_input = torch.empty_like(batch.rows) if batch.rows.requires_grad else None
+    of_input = torch.empty_like(batch.sequence) if batch.sequence.requires_grad else None
     # A sequence that dropout made cannot be made again, and a single one is little.
     keeps, kept = not batch.is_batched or (forward.module.dropout > 0 and len(layers) > 1), []
     length = max(1, ROWS_OF_A_PART // max(steps.num_samples, 1))
     for first in range(0, steps.num_steps, length):
         num = min(length, steps.num_steps - first)
         form = Form(Steps.even(num, steps.num_samples), None)
-        part = slice(first * steps.num_samples, (first + num) * steps.num_samples)
-        rows = source = batch.rows[part].detach().requires_grad_(of_input is not None)
+        part = batch.sequence[first : first + num].detach()
+        rows = source = part.flatten(0, 1).requires_grad_(of_input is not None)
         counts = None if valid is None else valid[:, first : first + num]
         for layer in layers:
             rows = rows if layer == 0 else forward.between(rows)
@@ -79,11 +80,11 @@ def stream_through(forward: StepwiseForward, circuit: Circuit, batch: Batch) -> 
             kept.append(rows)
         if of_input is not None:
             assert source.grad is not None
-            of_input[part] = source.grad
+            of_input[first : first + num] = source.grad.view_as(part)
     for taught in lesson:
         taught.end()
     if of_input is not None:
-        torch.autograd.backward(batch.rows, of_input)
+        torch.autograd.backward(batch.sequence, of_input)
     ends = [batch.as_given(torch.cat(kind)) for kind in zip(*states, strict=True)]
     output = (
         batch.output(batch.form.pad(torch.cat(kept)))
@@ -111,7 +112,7 @@ class _Lesson:
         self.feedback = held[0].detach() if held else None
         steps = batch.form.steps
         shape = (steps.num_samples, steps.num_steps, self.receiver.placement.num_features)
-        self.sums = stream.sums(self.receiver, shape, batch.rows.dtype, valid) if self.receiver.sums_steps else ()
+        self.sums = stream.sums(self.receiver, shape, batch.sequence.dtype, valid) if self.receiver.sums_steps else ()
 
     def teach(self, states: Tensor, first: int) -> None:
         """Differentiate a part that begins at step `first`."""
@@ -135,7 +136,7 @@ class _Rerun:
     """Runs the layers again without learning, for who asks for more than the end."""
 
     def __init__(self, forward: StepwiseForward, batch: Batch) -> None:
-        self.forward, self.batch, self.rows = forward, batch, batch.rows.detach()
+        self.forward, self.batch = forward, replace(batch, sequence=batch.sequence.detach())
         self.mark = self._mark()
 
     def _mark(self) -> Tensor:
@@ -149,9 +150,9 @@ class _Rerun:
         if not torch.equal(self._mark(), self.mark):
             raise StreamingError(
                 f"The output sequence of {self.forward.name!r} is asked for after its weights have changed; a "
-                "streaming layer keeps its last step only and runs again for others. Read it before the optimizer steps."
+                "streaming layer keeps its last step only and runs again for others. Read it before the optimizer."
             )
-        rows = self.rows
+        rows = self.batch.rows
         with torch.no_grad():
             for layer in range(self.forward.module.num_layers):
                 initial = self.forward.initial(layer, self.batch.states)

@@ -8,15 +8,23 @@ import torch
 from torch import Tensor
 
 from feedalign.recurrent.cell import Gradients, Trace, Wanted
+from feedalign.recurrent.in_place import is_plain
+from feedalign.recurrent.products import add_sum, product
 from feedalign.recurrent.rows import Block, Piece
-from feedalign.transforms import inside_transform
+
+# One huge temporary costs more in page faults than its arithmetic, and small ones more calls.
+_NUMBERS_OF_A_BLOCK = 1 << 19
+_ROWS_OF_A_BLOCK = 400
+_ROWS_OF_A_DEVICE = 1 << 16
 
 
-def is_known_zero(states: Tensor) -> bool:
-    """Tell whether states are zero, where that costs little to know: not on a device that would have to be waited for."""
-    if states.device.type != "cpu" or torch.compiler.is_compiling() or inside_transform():
-        return False
-    return not bool(states.any())
+def rows_per_block(trace: Trace) -> int:
+    """Return how many rows to work on at once: all, where memory of ours cannot be written to."""
+    if not is_plain(trace.output):
+        return trace.steps.num_rows
+    if trace.output.device.type != "cpu":
+        return _ROWS_OF_A_DEVICE
+    return max(_ROWS_OF_A_BLOCK, _NUMBERS_OF_A_BLOCK // trace.weights.hh.shape[1])
 
 
 class Sums:
@@ -30,8 +38,8 @@ class Sums:
     def __init__(self, trace: Trace, wanted: Wanted) -> None:
         weights, self.trace, self.wanted = trace.weights, trace, wanted
         has_bias = weights.bias_ih is not None
-        self.starts_at_zero = is_known_zero(trace.initial[0])
-        self.input = trace.inputs.new_empty(trace.inputs.shape) if wanted.input else None
+        self.starts_at_zero = _is_known_zero(trace.initial[0])
+        self.of_input: list[Tensor] = []
         self.ih = torch.zeros_like(weights.ih) if wanted.ih else None
         self.hh = torch.zeros_like(weights.hh) if wanted.hh else None
         self.bias_ih = weights.ih.new_zeros(weights.ih.shape[0]) if wanted.bias_ih and has_bias else None
@@ -44,12 +52,12 @@ class Sums:
             block: The block.
             delta: What teaches its gates, as the input enters them, `[len(rows), G * H]`.
         """
-        if self.input is not None:
-            torch.mm(delta, self.trace.weights.ih, out=self.input[block.rows])
+        if self.wanted.input:
+            self.of_input.append(product(delta, self.trace.weights.ih.t()))
         if self.ih is not None:
-            self.ih.addmm_(delta.t(), self.trace.inputs[block.rows])
+            self.ih = add_sum(self.ih, delta, self.trace.inputs[block.rows])
         if self.bias_ih is not None:
-            self.bias_ih += delta.sum(0)
+            self.bias_ih = self.bias_ih + delta.sum(0)
 
     def add_state(self, pieces: Sequence[Piece], delta: Tensor) -> None:
         """Add what is due to the states before a block's rows.
@@ -61,15 +69,16 @@ class Sums:
         if self.hh is not None:
             for rows, source, is_initial in pieces:
                 if not (is_initial and self.starts_at_zero):
-                    self.hh.addmm_(delta[rows].t(), source)
+                    self.hh = add_sum(self.hh, delta[rows], source)
         if self.bias_hh is not None:
-            self.bias_hh += delta.sum(0)
+            self.bias_hh = self.bias_hh + delta.sum(0)
 
     def gradients(self) -> Gradients:
         """Return them."""
-        return Gradients(self.input, self.ih, self.hh, self.bias_ih, self.bias_hh)
+        of_input = self.of_input[0] if len(self.of_input) == 1 else torch.cat(self.of_input) if self.of_input else None
+        return Gradients(of_input, self.ih, self.hh, self.bias_ih, self.bias_hh)
 
 
-def rows_per_block(trace: Trace) -> int:
-    """Return how many rows to work on at once."""
-    return 400
+def _is_known_zero(states: Tensor) -> bool:
+    """Whether states are zero, where that costs little to know: a device would have to be waited for."""
+    return states.device.type == "cpu" and is_plain(states) and not bool(states.any())

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from feedalign.errors import UnsuitableModelError
+from feedalign import nn as own
+from feedalign.errors import AttachError, UnsuitableModelError, UntaughtLayerError
 from feedalign.recurrent.cell import Cell
 from feedalign.recurrent.gru import GRU
 from feedalign.recurrent.gru_reset_before import ResetBeforeGRU
@@ -18,10 +19,11 @@ from feedalign.rules.base import Perturbing
 
 if TYPE_CHECKING:
     from feedalign.assign import Candidate
+    from feedalign.blocks import Graph
     from feedalign.blueprint import Blueprint
     from feedalign.recurrent.stepwise import StepwiseForward
 
-_PLAIN = (nn.RNN.forward, nn.GRU.forward, nn.LSTM.forward)
+_KNOWN = (nn.RNN.forward, nn.GRU.forward, nn.LSTM.forward, own.RNN.forward, own.GRU.forward, own.LSTM.forward)
 
 
 def cell_of(module: nn.RNNBase, name: str) -> Cell:
@@ -44,7 +46,7 @@ def cell_of(module: nn.RNNBase, name: str) -> Cell:
             "mixture of rules: {" + f"{name!r}" + ": fa.Backprop(), '*': ...}."
         )
     before = getattr(module, "reset", "after") == "before"
-    known = before or type(module).forward in _PLAIN or type(module).__module__ == "feedalign.nn"
+    known = type(module).forward in _KNOWN and "forward" not in module.__dict__
     cell: Cell | None = None
     if known and isinstance(module, nn.LSTM):
         cell = LSTM()
@@ -78,6 +80,39 @@ def refuse_separate_tangents(recurrent: Iterable[StepwiseForward], candidates: I
                 f"{type(candidate.rule).__name__} perturbs each state once, and {candidate.call.module!r} has several "
                 'teaching signals for each. Use feedback="shared" and reset_gate="exact" there.'
             )
+
+
+def untaught_state(name: str) -> UntaughtLayerError:
+    """Return the error for an initial state that something trainable makes."""
+    return UntaughtLayerError(
+        f"The initial state given to {name!r} carries a gradient, and each step is differentiated with its previous "
+        "state held constant, so nothing would teach what makes it. Put a feedback point there, batch first, e.g. "
+        "hx = self.point(torch.tanh(self.init(z))).unsqueeze(0) with self.point = fa.FeedbackPoint(), or detach() it."
+    )
+
+
+def refuse_untaught_states(plan: Blueprint, graph: Graph) -> None:
+    """Raise UntaughtLayerError where an initial state leads to parameters without passing a cut."""
+    cuts = [c.call.node for c in plan.candidates if c.cuts and c.call.node is not None]
+    for forward in plan.recurrent:
+        for node in forward.state_nodes:
+            if not any(node is cut for cut in cuts) and graph.block(node, cuts).parameters:
+                raise untaught_state(forward.name)
+        forward.state_nodes = []
+
+
+def refuse_half_cut(plan: Blueprint) -> None:
+    """Raise AttachError for a recurrent module of which some layers are cut and other trainable ones are not."""
+    cut = {candidate.call.module for candidate in plan.candidates if candidate.cuts}
+    for forward in plan.recurrent:
+        for layer, point in enumerate(forward.points):
+            trains = any(w is not None and w.requires_grad for w in forward.weights(layer))
+            if trains and point not in cut:
+                raise AttachError(
+                    f"{forward.name!r} runs step by step, and its layer {point!r} has no feedback point of its own, so "
+                    "that neither the rule nor backprop through time would teach it. Give all its layers a rule that "
+                    f"cuts, or none: name {forward.name!r} as a whole in points= and in mixtures of rules."
+                )
 
 
 def refuse_loops(plan: Blueprint) -> None:

@@ -48,7 +48,7 @@ def with_tangent(
         return forward.apply(layer, form, initial, rows, valid)
     rows, tangent = split(rows)
     states, *others = forward.apply(layer, form, initial, rows, valid)
-    drawn = perturber.draw_ahead(forward.call(layer), states, valid)
+    drawn = perturber.draw_ahead(forward.call(layer), states)
     if drawn is None and tangent is None:
         return states, *others
     with torch.no_grad():
