@@ -17,7 +17,7 @@ from feedalign.describe import Description
 from feedalign.errors import AttachError, StreamingError, TargetsError
 from feedalign.receivers import DirectReceiver
 from feedalign.recurrent.batch import as_lengths
-from feedalign.recurrent.receiver import StepReceiver
+from feedalign.recurrent.point import LayerSteps
 from feedalign.removable import Removable
 from feedalign.rules.base import LearnedRule, Rule
 from feedalign.store import CHILD_NAME, FeedbackStore
@@ -213,9 +213,9 @@ class Handle:
             SequenceError: They are no such tensor; or the model has no recurrent layers that the rule teaches.
         """
         self._refuse_removed()
-        self._circuit.coming_lengths = as_lengths(
-            lengths, any(isinstance(s.receiver, StepReceiver) for s in self._circuit.sites)
-        )
+        modules = dict(self.model.named_modules())
+        is_recurrent = any(isinstance(modules.get(site.module), LayerSteps) for site in self._circuit.sites)
+        self._circuit.coming_lengths = as_lengths(lengths, is_recurrent)
 
     @contextmanager
     def from_error(self) -> Iterator[None]:

@@ -6,7 +6,9 @@ Torch has no public way to ask; each question is asked in one place, here.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from types import FrameType
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +18,7 @@ from torch.utils.checkpoint import CheckpointFunction
 from feedalign.errors import CheckpointingError
 
 _dynamo = torch._C._dynamo.eval_frame
+_Function = TypeVar("_Function", bound=Callable[..., object])
 
 
 def inside_transform() -> bool:
@@ -27,6 +30,22 @@ def forget_compiled_code() -> None:
     """Throw compiled code away: torch does not notice hooks that come or go, and would run on without the rule."""
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
+
+
+def runs_eagerly(function: _Function) -> _Function:
+    """Let a function and all it calls run as they are when compiled code meets them.
+
+    What `torch.compiler.disable` does, without its import of Dynamo, which takes seconds.
+
+    Args:
+        function: The function.
+
+    Returns:
+        The same function.
+    """
+    skip = _dynamo._FrameAction.SKIP
+    _dynamo.set_code_exec_strategy(getattr(function, "__code__"), _dynamo._FrameExecStrategy(skip, skip))  # noqa: B009
+    return function
 
 
 def inside_compiled() -> bool:
@@ -42,6 +61,11 @@ def inside_compiled() -> bool:
 def _is_dynamo_listening() -> bool:
     callback = _dynamo.get_eval_frame_callback()
     return callback is not None and callback is not False
+
+
+def keeps_apart() -> bool:
+    """Whether what a forward saves for its backward is handed to someone, as activation checkpointing asks for."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
 
 
 def is_batched(tensor: Tensor) -> bool:

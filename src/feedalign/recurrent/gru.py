@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from feedalign.recurrent.cell import Cell, Gradients, Ran, Trace, Wanted, Weights
-from feedalign.recurrent.fused import run_fused
-from feedalign.recurrent.in_place import may_write
+from feedalign.recurrent.fused import Direction, run_fused, run_in_copies, side_by_side
+from feedalign.recurrent.in_place import by_hand, is_followed, may_write, tanh_
 from feedalign.recurrent.products import add_product, product
-from feedalign.recurrent.rows import Block, Piece, Signals, blocks, ends, joined, meeting, pieces_before, walk
+from feedalign.recurrent.rows import Block, Signals, blocks_of, ends, joined, meeting, pieces_before, walk
 from feedalign.recurrent.steps import Steps
-from feedalign.recurrent.sums import Sums, rows_per_block
+from feedalign.recurrent.sums import Sums
 
 _aten = torch.ops.aten
 
@@ -40,60 +40,68 @@ class GRU(Cell):
     @torch.no_grad()
     def run(self, inputs: Tensor, states: tuple[Tensor, ...], weights: tuple[Weights, ...], steps: Steps) -> Ran:
         """See `Cell`."""
-        if inputs.device.type != "cpu" or not may_write(inputs, *states, *weights[0]):
-            output, final = run_fused(torch._VF.gru, inputs, states[0], weights, steps)
-            return Ran(output, (final,))
-        outputs = [_run_direction(inputs, states[0][d], own, steps, d == 1) for d, own in enumerate(weights)]
-        final = torch.stack([ends(output, steps, d == 1) for d, output in enumerate(outputs)])
-        return Ran(outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1), (final,))
+        run = _run_by_steps
+        if not is_followed():
+            run = _run_in_place
+            if inputs.device.type != "cpu" or not may_write(inputs, *states, *weights[0]):
+                output, final = run_fused(torch._VF.gru, inputs, states[0], weights, steps)
+                return Ran(output, (final,))
+        return side_by_side([run(inputs, states[0][d], own, steps, d == 1) for d, own in enumerate(weights)])
 
-    @torch.no_grad()
+    @by_hand
     def gradients(self, signal: Tensor, trace: Trace, wanted: Wanted) -> Gradients:
         """See `Cell`."""
         steps, sums, signals = trace.steps, Sums(trace, wanted), Signals(signal, trace.steps)
         num_units = trace.output.shape[1]
         writes = may_write(trace.output, trace.inputs, signal, *trace.weights) and signal.shape[1] == num_units
-        for block in blocks(steps, rows_per_block(trace)):
+        for block in blocks_of(trace.output, steps):
             pieces = pieces_before(block, trace.output, trace.initial[0], steps, trace.reverse)
-            gates = _gates(trace, block, pieces)
+            before, own = joined(pieces), signals.of(block)
+            gates = _gates(trace, block, before)
             if writes:
-                delta = _shared_deltas(signals.of(block), gates, pieces)
+                delta = _shared_deltas(own, gates, before)
                 sums.add_input(block, delta)
                 delta[:, 2 * num_units :].mul_(gates.r)
             else:
-                signal = signals.of(block)
-                delta = _slopes(gates, joined(pieces)) * signal.repeat(1, 3 * num_units // signal.shape[1])
+                delta = _slopes(gates, before) * own.repeat(1, 3 * num_units // own.shape[1])
                 sums.add_input(block, delta)
                 delta = torch.cat([delta[:, : 2 * num_units], delta[:, 2 * num_units :] * gates.r], 1)
             sums.add_state(pieces, delta)
         return sums.gradients()
 
-    @torch.no_grad()
+    @by_hand
     def push(self, tangent: Tensor | None, perturbation: Tensor, trace: Trace) -> Tensor:
         """See `Cell`."""
-        num_units = trace.output.shape[1]
+        trace, num_units = trace.to(perturbation.dtype), trace.output.shape[1]
         block = Block(0, trace.steps.num_steps, 0, trace.steps.num_rows)
-        pieces = pieces_before(block, trace.output, trace.initial[0], trace.steps, trace.reverse)
-        gates = _gates(trace, block, pieces)
-        slopes = _slopes(gates, joined(pieces))
+        before = joined(pieces_before(block, trace.output, trace.initial[0], trace.steps, trace.reverse))
+        gates = _gates(trace, block, before)
+        slopes = _slopes(gates, before)
         pushed = perturbation.clone()
         if tangent is not None:
             pushed += (slopes * (tangent @ trace.weights.ih.t())).unflatten(1, (3, num_units)).sum(1)
         slopes[:, 2 * num_units :] *= gates.r
         state_weight = trace.weights.hh.t()
-        for rows, before in walk(trace.steps, trace.reverse):
-            through_gates = (pushed[before] @ state_weight).mul_(slopes[rows]).unflatten(1, (3, num_units)).sum(1)
-            pushed[rows] += through_gates.addcmul_(gates.z[rows], pushed[before])
+        for rows, earlier in walk(trace.steps, trace.reverse):
+            through_gates = (pushed[earlier] @ state_weight).mul_(slopes[rows]).unflatten(1, (3, num_units)).sum(1)
+            pushed[rows] += through_gates.addcmul_(gates.z[rows], pushed[earlier])
         return pushed
 
 
-def _run_direction(inputs: Tensor, initial: Tensor, weights: Weights, steps: Steps, reverse: bool) -> Tensor:
-    """A loop over time of five operations a step, by blocks, whose gates are made in the same memory."""
+def _run_by_steps(inputs: Tensor, initial: Tensor, weights: Weights, steps: Steps, reverse: bool) -> Direction:
+    def step(entering: Tensor, before: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        gates = _combined(entering, F.linear(before[0], weights.hh, weights.bias_hh))
+        return (torch.lerp(gates.n, before[0], gates.z),)
+
+    return run_in_copies(step, F.linear(inputs, weights.ih, weights.bias_ih), (initial,), steps, reverse)
+
+
+def _run_in_place(inputs: Tensor, initial: Tensor, weights: Weights, steps: Steps, reverse: bool) -> Direction:
+    """A loop over time of five operations a step; gates are made in the place of what enters them."""
     num_units = initial.shape[1]
     output = initial.new_empty(steps.num_rows, num_units)
     state = None
-    in_order = list(blocks(steps, 400))
-    for block in reversed(in_order) if reverse else in_order:
+    for block in blocks_of(output, steps, reverse):
         stacked, n = _enter(inputs[block.rows], weights)
         sizes = steps.batch_sizes[block.first : block.last]
         r, z, q = stacked.split(num_units, 1)
@@ -105,40 +113,47 @@ def _run_direction(inputs: Tensor, initial: Tensor, weights: Weights, steps: Ste
             add_product(all_three, before, weights.hh)
             rz.sigmoid_()
             state = torch.lerp(n_t.addcmul_(r_t, q_t).tanh_(), before, z_t, out=after)
-    return output
+    return Direction(output, (ends(output, steps, reverse),))
 
 
 def _enter(inputs: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
     """What enters the gates beside the state: r and z with both biases, q with its own; and n."""
     num_units = weights.hh.shape[1]
-    stacked = product(inputs, weights.ih, weights.bias)
+    bias_ih, bias_hh = weights.bias_ih, weights.bias_hh
+    bias = None
+    if bias_ih is not None and bias_hh is not None:
+        bias = torch.cat([(bias_ih + bias_hh)[: 2 * num_units], bias_ih[2 * num_units :]])
+    stacked = product(inputs, weights.ih, bias)
     q = stacked[:, 2 * num_units :]
     n = q.clone()
-    if weights.bias_hh is None:
+    if bias_hh is None:
         q.zero_()
     else:
-        q.copy_(weights.bias_hh[2 * num_units :])
-        n.sub_(q)
+        q.copy_(bias_hh[2 * num_units :])
     return stacked, n
 
 
-def _gates(trace: Trace, block: Block, pieces: Sequence[Piece]) -> _Gates:
+def _gates(trace: Trace, block: Block, before: Tensor) -> _Gates:
     """Compute the gates of a block again."""
     weights, num_units = trace.weights, trace.output.shape[1]
-    inputs, before = trace.inputs[block.rows], joined(pieces)
+    inputs = trace.inputs[block.rows]
     if may_write(inputs, before, *weights):
         stacked, n = _enter(inputs, weights)
         add_product(stacked, before, weights.hh)
         stacked[:, : 2 * num_units].sigmoid_()
         r, z, q = stacked.split(num_units, 1)
-        return _Gates(r, z, q, n.addcmul_(r, q).tanh_())
-    x_r, x_z, x_n = product(inputs, weights.ih, weights.bias_ih).split(num_units, 1)
-    h_r, h_z, q = product(before, weights.hh, weights.bias_hh).split(num_units, 1)
+        return _Gates(r, z, q, tanh_(n.addcmul_(r, q)))
+    return _combined(product(inputs, weights.ih, weights.bias_ih), product(before, weights.hh, weights.bias_hh))
+
+
+def _combined(from_inputs: Tensor, from_states: Tensor) -> _Gates:
+    """Make the gates of what enters them, `[rows, 3 * H]` each."""
+    (x_r, x_z, x_n), (h_r, h_z, q) = from_inputs.chunk(3, -1), from_states.chunk(3, -1)
     r, z = (x_r + h_r).sigmoid(), (x_z + h_z).sigmoid()
     return _Gates(r, z, q, (x_n + r * q).tanh())
 
 
-def _shared_deltas(signal: Tensor, gates: _Gates, pieces: Sequence[Piece]) -> Tensor:
+def _shared_deltas(signal: Tensor, gates: _Gates, before: Tensor) -> Tensor:
     """Return what teaches each gate, as the input enters it, `[rows, 3 * H]`."""
     r, z, q, n = gates
     delta = n.new_empty(n.shape[0], 3 * n.shape[1])
@@ -147,7 +162,7 @@ def _shared_deltas(signal: Tensor, gates: _Gates, pieces: Sequence[Piece]) -> Te
     _aten.tanh_backward.grad_input(of_n, n, grad_input=of_n)
     torch.mul(of_n, q, out=of_r)
     _aten.sigmoid_backward.grad_input(of_r, r, grad_input=of_r)
-    torch.sub(joined(pieces), n, out=of_z).mul_(signal)
+    torch.sub(before, n, out=of_z).mul_(signal)
     _aten.sigmoid_backward.grad_input(of_z, z, grad_input=of_z)
     return delta
 

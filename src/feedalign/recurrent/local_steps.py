@@ -48,7 +48,7 @@ def num_channels(channels: Channels, num_gates: int, has_bias: bool) -> int:
 class LocalSteps(torch.autograd.Function):
     """A layer's states, whose gradient goes to the parameters through each step alone.
 
-    It has no `jvp`: tangents are pushed by the cell. It takes part in `torch.func.vmap`.
+    It has no `jvp`: tangents are pushed by the cell.
     """
 
     generate_vmap_rule = True

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from feedalign.recurrent.cell import Cell, Gradients, Ran, Trace, Wanted, Weights
-from feedalign.recurrent.fused import run_fused
-from feedalign.recurrent.in_place import may_write, without_autocast
+from feedalign.recurrent.fused import Direction, run_fused, run_in_copies, side_by_side
+from feedalign.recurrent.in_place import by_hand, is_followed, may_write, tanh_, without_autocast
 from feedalign.recurrent.products import add_product, product
-from feedalign.recurrent.rows import Block, Piece, Signals, blocks, joined, meeting, pieces_before, walk
+from feedalign.recurrent.rows import Block, Signals, blocks_of, joined, meeting, pieces_before, walk
 from feedalign.recurrent.steps import Steps
-from feedalign.recurrent.sums import Sums, rows_per_block
+from feedalign.recurrent.sums import Sums
 
 _aten = torch.ops.aten
 
@@ -30,22 +29,24 @@ class LSTM(Cell):
     @torch.no_grad()
     def run(self, inputs: Tensor, states: tuple[Tensor, ...], weights: tuple[Weights, ...], steps: Steps) -> Ran:
         """See `Cell`; the cell states of all steps, which torch's operation does not return, are its memory."""
+        initial = [tuple(state[d] for state in states) for d in range(len(weights))]
+        if is_followed():
+            runs = [_run_by_steps(inputs, initial[d], own, steps, d == 1) for d, own in enumerate(weights)]
+            return side_by_side(runs)
         output, *final = run_fused(torch._VF.lstm, inputs, states, weights, steps)
-        cells = []
-        for d, own in enumerate(weights):
-            made = output[:, d * own.hh.shape[1] : (d + 1) * own.hh.shape[1]]
-            cells.append(_cells(Trace(inputs, made, (), (states[0][d], states[1][d]), own, steps, d == 1)))
+        outputs = output.chunk(len(weights), 1)
+        cells = [_cells(Trace(inputs, outputs[d], (), initial[d], own, steps, d == 1)) for d, own in enumerate(weights)]
         return Ran(output, tuple(final), (cells[0] if len(cells) == 1 else torch.cat(cells, 1),))
 
-    @torch.no_grad()
+    @by_hand
     def gradients(self, signal: Tensor, trace: Trace, wanted: Wanted) -> Gradients:
         """See `Cell`."""
         steps, sums, signals = trace.steps, Sums(trace, wanted), Signals(signal, trace.steps)
         num_units = trace.output.shape[1]
         writes = may_write(trace.output, trace.inputs, signal, *trace.weights) and signal.shape[1] == num_units
-        for block in blocks(steps, rows_per_block(trace)):
+        for block in blocks_of(trace.output, steps):
             pieces = pieces_before(block, trace.output, trace.initial[0], steps, trace.reverse)
-            gates, cells = _gates(trace, block, pieces, 4), trace.memory[0][block.rows]
+            gates, cells = _gates(trace, block, joined(pieces), 4), trace.memory[0][block.rows]
             before = joined(pieces_before(block, trace.memory[0], trace.initial[1], steps, trace.reverse))
             own = signals.of(block)
             if writes:
@@ -58,13 +59,13 @@ class LSTM(Cell):
             sums.add_state(pieces, delta)
         return sums.gradients()
 
-    @torch.no_grad()
+    @by_hand
     def push(self, tangent: Tensor | None, perturbation: Tensor, trace: Trace) -> Tensor:
         """See `Cell`; no perturbation enters a cell state."""
-        steps, num_units = trace.steps, trace.output.shape[1]
+        trace, steps, num_units = trace.to(perturbation.dtype), trace.steps, trace.output.shape[1]
         block = Block(0, steps.num_steps, 0, steps.num_rows)
-        pieces = pieces_before(block, trace.output, trace.initial[0], steps, trace.reverse)
-        gates = _gates(trace, block, pieces, 4)
+        before = joined(pieces_before(block, trace.output, trace.initial[0], steps, trace.reverse))
+        gates = _gates(trace, block, before, 4)
         before = joined(pieces_before(block, trace.memory[0], trace.initial[1], steps, trace.reverse))
         of_cell, of_output, by_cell = _slopes(gates, trace.memory[0], before)
         forget = gates[:, num_units : 2 * num_units]
@@ -83,18 +84,33 @@ class LSTM(Cell):
         return pushed
 
 
-def _gates(trace: Trace, block: Block, pieces: Sequence[Piece], count: int) -> Tensor:
-    """Compute the first gates of a block again, `[rows, count * H]`."""
-    num_units = trace.output.shape[1]
-    weights = Weights(*(None if own is None else own[: count * num_units] for own in trace.weights))  # type: ignore[arg-type]
-    inputs, before = trace.inputs[block.rows], joined(pieces)
-    gates = product(inputs, weights.ih, weights.bias)
+def _run_by_steps(
+    inputs: Tensor, initial: tuple[Tensor, ...], weights: Weights, steps: Steps, reverse: bool
+) -> Direction:
+    def step(entering: Tensor, before: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        i, f, g, o = _activated(entering + F.linear(before[0], weights.hh))
+        cells = f * before[1] + i * g
+        return o * cells.tanh(), cells
+
+    return run_in_copies(step, F.linear(inputs, weights.ih, weights.bias), initial, steps, reverse)
+
+
+def _activated(entering: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    i, f, g, o = entering.chunk(4, -1)
+    return i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
+
+
+def _gates(trace: Trace, block: Block, before: Tensor, count: int) -> Tensor:
+    """Compute the first gates of a block again, `[rows, count * H]`, or more of them."""
+    num_units, weights = trace.output.shape[1], trace.weights
+    inputs = trace.inputs[block.rows]
     if not may_write(inputs, before, *weights):
-        i, f, g, *o = (gates + product(before, weights.hh)).split(num_units, 1)
-        return torch.cat([i.sigmoid(), f.sigmoid(), g.tanh(), *(own.sigmoid() for own in o)], 1)
-    add_product(gates, before, weights.hh)
+        return torch.cat(_activated(product(inputs, weights.ih, weights.bias) + product(before, weights.hh)), 1)
+    first = slice(count * num_units)
+    gates = product(inputs, weights.ih[first], None if weights.bias is None else weights.bias[first])
+    add_product(gates, before, weights.hh[first])
     gates[:, : 2 * num_units].sigmoid_()
-    gates[:, 2 * num_units : 3 * num_units].tanh_()
+    tanh_(gates[:, 2 * num_units : 3 * num_units])
     gates[:, 3 * num_units :].sigmoid_()
     return gates
 
@@ -108,10 +124,9 @@ def _cells(trace: Trace) -> Tensor:
     steps, num_units = trace.steps, trace.output.shape[1]
     cells = trace.output.new_empty(trace.output.shape)
     state = None
-    in_order = list(blocks(steps, rows_per_block(trace)))
-    for block in reversed(in_order) if trace.reverse else in_order:
-        pieces = pieces_before(block, trace.output, trace.initial[0], steps, trace.reverse)
-        i, f, g = _gates(trace, block, pieces, 3).split(num_units, 1)
+    for block in blocks_of(trace.output, steps, trace.reverse):
+        before = joined(pieces_before(block, trace.output, trace.initial[0], steps, trace.reverse))
+        i, f, g = _gates(trace, block, before, 3).split(num_units, 1)
         torch.mul(i, g, out=cells[block.rows])
         sizes = steps.batch_sizes[block.first : block.last]
         own_steps = list(zip(sizes, f.split(sizes), cells[block.rows].split(sizes), strict=True))
@@ -123,8 +138,8 @@ def _cells(trace: Trace) -> Tensor:
 def _cells_in_copies(trace: Trace) -> Tensor:
     steps = trace.steps
     block = Block(0, steps.num_steps, 0, steps.num_rows)
-    pieces = pieces_before(block, trace.output, trace.initial[0], steps, trace.reverse)
-    i, f, g = _gates(trace, block, pieces, 3).split(trace.output.shape[1], 1)
+    before = joined(pieces_before(block, trace.output, trace.initial[0], steps, trace.reverse))
+    i, f, g, *_ = _gates(trace, block, before, 3).split(trace.output.shape[1], 1)
     new, forget = (i * g).split(steps.batch_sizes), f.split(steps.batch_sizes)
     state, made = None, list(new)
     for t in steps.order(trace.reverse):
@@ -138,7 +153,7 @@ def _shared_deltas(signal: Tensor, gates: Tensor, cells: Tensor, before: Tensor)
     i, f, g, o = gates.split(num_units, 1)
     delta = torch.empty_like(gates)
     of_i, of_f, of_g, of_o = delta.split(num_units, 1)
-    squashed = cells.tanh()
+    squashed = tanh_(cells.clone())
     torch.mul(signal, squashed, out=of_o)
     _aten.sigmoid_backward.grad_input(of_o, o, grad_input=of_o)
     of_cell = torch.mul(signal, o)

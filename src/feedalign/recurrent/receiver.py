@@ -54,7 +54,8 @@ class StepReceiver(DirectReceiver):
     def gather(self, perturbation: Tensor, tangent: Tensor | None, valid: Tensor | None) -> Tensor:
         """Return the estimate of the Jacobian, `[C, D]`, its mean over those steps that count."""
         if valid is not None:
-            perturbation = perturbation * (valid.unsqueeze(-1) * (valid.numel() / valid.sum()))
+            share = valid.sum().to(perturbation.dtype) / valid.numel()
+            perturbation = perturbation * (valid.unsqueeze(-1) / share)
         return super().gather(perturbation, tangent, None)
 
     def teach(self, arrival: Arrival, tap: Tap) -> Tensor:
@@ -146,6 +147,7 @@ def place_steps(
             "with example inputs of another length."
         )
     if len(error.shape) != 3 or error_axis_of(error) == "second":
+        _refuse_unmatched(error.shape[:1], (num_samples,), error, activation, name)
         return place(error, activation, positions, name), False
     if num_samples == num_steps and error.shape[0] == num_samples and not point.batch_first:
         raise AmbiguousShapeError(
@@ -154,7 +156,21 @@ def place_steps(
         )
     time_first = error.shape[:2] == (num_steps, num_samples) and num_steps != num_samples
     laid = Signature((error.shape[1], error.shape[0], error.shape[2]), error.axis) if time_first else error
+    if positions != "full":
+        _refuse_unmatched(laid.shape[:2], (num_samples, num_steps), error, activation, name)
     return place(laid, activation, positions, name), time_first
+
+
+def _refuse_unmatched(
+    found: tuple[int, ...], wanted: tuple[int, ...], error: Signature, activation: Signature, name: str
+) -> None:
+    if found != wanted:
+        raise AmbiguousShapeError(
+            f"The output has shape {error.shape}, and the states at {name!r} are {activation.shape}, samples first: "
+            "they do not match. Return [N, C], one error for each sequence, or one for each of its steps, [N, T, C] or "
+            "[T, N, C]; unpack packed sequences to their own longest length (no total_length=), and give a single "
+            "sequence a size for samples."
+        )
 
 
 def refuse_time_first(error: Signature, activation: Signature, point: LayerSteps, name: str, rule: str) -> None:

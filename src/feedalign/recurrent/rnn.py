@@ -6,14 +6,15 @@ from abc import abstractmethod
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from feedalign.recurrent.cell import Cell, Gradients, Ran, Trace, Wanted, Weights
-from feedalign.recurrent.fused import Operation, run_fused
-from feedalign.recurrent.in_place import may_write
+from feedalign.recurrent.fused import Direction, Operation, run_fused, run_in_copies, side_by_side
+from feedalign.recurrent.in_place import by_hand, is_followed, may_write
 from feedalign.recurrent.products import add_product, product
-from feedalign.recurrent.rows import Signals, blocks, ends, meeting, pieces_before, walk
+from feedalign.recurrent.rows import Signals, blocks_of, ends, meeting, pieces_before, walk
 from feedalign.recurrent.steps import Steps
-from feedalign.recurrent.sums import Sums, rows_per_block
+from feedalign.recurrent.sums import Sums
 
 
 class _VanillaRNN(Cell):
@@ -25,7 +26,7 @@ class _VanillaRNN(Cell):
         """That of torch."""
 
     @abstractmethod
-    def activate(self, state: Tensor) -> Tensor:
+    def activate_(self, state: Tensor) -> Tensor:
         """Apply f in place."""
 
     @abstractmethod
@@ -35,36 +36,44 @@ class _VanillaRNN(Cell):
     @torch.no_grad()
     def run(self, inputs: Tensor, states: tuple[Tensor, ...], weights: tuple[Weights, ...], steps: Steps) -> Ran:
         """See `Cell`."""
-        if inputs.device.type != "cpu" or not may_write(inputs, *states, *weights[0]):
-            output, final = run_fused(self.operation, inputs, states[0], weights, steps)
-            return Ran(output, (final,))
-        outputs = [self._run_direction(inputs, states[0][d], own, steps, d == 1) for d, own in enumerate(weights)]
-        final = torch.stack([ends(output, steps, d == 1) for d, output in enumerate(outputs)])
-        return Ran(outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1), (final,))
+        run = self._in_copies
+        if not is_followed():
+            run = self._in_place
+            if inputs.device.type != "cpu" or not may_write(inputs, *states, *weights[0]):
+                output, final = run_fused(self.operation, inputs, states[0], weights, steps)
+                return Ran(output, (final,))
+        return side_by_side([run(inputs, states[0][d], own, steps, d == 1) for d, own in enumerate(weights)])
 
-    def _run_direction(self, inputs: Tensor, initial: Tensor, weights: Weights, steps: Steps, reverse: bool) -> Tensor:
+    def _in_place(self, inputs: Tensor, initial: Tensor, weights: Weights, steps: Steps, reverse: bool) -> Direction:
         """One product for all inputs, in whose place the states are made."""
         output = product(inputs, weights.ih, weights.bias)
         states = output.split(steps.batch_sizes)
         state = None
         for t in steps.order(reverse):
             before = meeting(steps.batch_sizes[t], state, initial)
-            state = self.activate(add_product(states[t], before, weights.hh))
-        return output
+            state = self.activate_(add_product(states[t], before, weights.hh))
+        return Direction(output, (ends(output, steps, reverse),))
 
-    @torch.no_grad()
+    def _in_copies(self, inputs: Tensor, initial: Tensor, weights: Weights, steps: Steps, reverse: bool) -> Direction:
+        def step(entering: Tensor, before: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (self.activate_(entering + F.linear(before[0], weights.hh)),)
+
+        return run_in_copies(step, product(inputs, weights.ih, weights.bias), (initial,), steps, reverse)
+
+    @by_hand
     def gradients(self, signal: Tensor, trace: Trace, wanted: Wanted) -> Gradients:
         """See `Cell`; `delta_t = g_t * f'(a_t)`."""
         steps, sums, signals = trace.steps, Sums(trace, wanted), Signals(signal, trace.steps)
-        for block in blocks(steps, rows_per_block(trace)):
+        for block in blocks_of(trace.output, steps):
             delta = self.times_slope(signals.of(block), trace.output[block.rows])
             sums.add_input(block, delta)
             sums.add_state(pieces_before(block, trace.output, trace.initial[0], steps, trace.reverse), delta)
         return sums.gradients()
 
-    @torch.no_grad()
+    @by_hand
     def push(self, tangent: Tensor | None, perturbation: Tensor, trace: Trace) -> Tensor:
         """See `Cell`."""
+        trace = trace.to(perturbation.dtype)
         slope = self.times_slope(torch.ones_like(trace.output), trace.output)
         pushed = perturbation.clone()
         if tangent is not None:
@@ -83,7 +92,7 @@ class TanhRNN(_VanillaRNN):
         """See above."""
         return torch._VF.rnn_tanh
 
-    def activate(self, state: Tensor) -> Tensor:
+    def activate_(self, state: Tensor) -> Tensor:
         """Apply tanh in place."""
         return state.tanh_()
 
@@ -101,7 +110,7 @@ class ReluRNN(_VanillaRNN):
         """See above."""
         return torch._VF.rnn_relu
 
-    def activate(self, state: Tensor) -> Tensor:
+    def activate_(self, state: Tensor) -> Tensor:
         """Apply relu in place."""
         return state.relu_()
 

@@ -8,7 +8,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from feedalign.recurrent.in_place import is_plain
 from feedalign.recurrent.steps import Steps
+
+# One huge temporary costs more in page faults than its arithmetic, and many small ones more calls: a block has so many
+# rows, or so many numbers `[rows, H]`, whichever are more rows.
+ROWS_OF_A_BLOCK = 400
+NUMBERS_OF_A_BLOCK = 1 << 19
+NUMBERS_ON_A_DEVICE = 1 << 24
+
+# Products of more pieces than these would take longer than a copy.
+_MAX_PIECES = 3
 
 
 class Block(NamedTuple):
@@ -60,8 +70,33 @@ def blocks(steps: Steps, num_rows: int) -> Iterator[Block]:
             first = last
 
 
+def blocks_of(output: Tensor, steps: Steps, reverse: bool = False) -> list[Block]:
+    """Return the blocks to work on at once.
+
+    Args:
+        output: `[R, H]`.
+        steps: How rows lie.
+        reverse: The last block comes first.
+    """
+    made = list(blocks(steps, num_rows_of_a_block(output, steps)))
+    return made[::-1] if reverse else made
+
+
+def num_rows_of_a_block(output: Tensor, steps: Steps) -> int:
+    """Return how many rows to work on at once: all, where memory of ours cannot be written to.
+
+    Args:
+        output: `[R, H]`.
+        steps: How rows lie.
+    """
+    if not is_plain(output):
+        return steps.num_rows
+    numbers = NUMBERS_OF_A_BLOCK if output.device.type == "cpu" else NUMBERS_ON_A_DEVICE
+    return max(ROWS_OF_A_BLOCK, numbers // output.shape[1])
+
+
 def pieces_before(block: Block, states: Tensor, initial: Tensor, steps: Steps, reverse: bool) -> list[Piece]:
-    """Return the previous states of a block's rows: one piece if they lie together, else a few.
+    """Return the previous states of a block's rows in few pieces; views where they lie together.
 
     Args:
         block: The block.
@@ -78,7 +113,7 @@ def pieces_before(block: Block, states: Tensor, initial: Tensor, steps: Steps, r
                 found[-1] = last._replace(size=last.size + run.size)
             else:
                 found.append(run)
-    return [
+    pieces = [
         Piece(
             slice(start - block.start, start - block.start + size),
             (initial if is_initial else states)[source : source + size],
@@ -86,6 +121,11 @@ def pieces_before(block: Block, states: Tensor, initial: Tensor, steps: Steps, r
         )
         for start, source, size, is_initial in found
     ]
+    if not pieces:
+        return [Piece(slice(0, 0), initial, is_initial=True)]  # an empty batch
+    if len(pieces) <= _MAX_PIECES:
+        return pieces
+    return [Piece(slice(0, block.stop - block.start), joined(pieces), is_initial=False)]
 
 
 class _Run(NamedTuple):

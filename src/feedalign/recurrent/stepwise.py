@@ -16,6 +16,7 @@ from feedalign.recurrent.streaming import stream_through, streams_in_parts
 from feedalign.recurrent.support import cell_of, channels_of, untaught_state
 from feedalign.recurrent.tangents import with_tangent
 from feedalign.tangents.carrier import CallKey
+from feedalign.transforms import runs_eagerly
 
 if TYPE_CHECKING:
     from feedalign.circuit import Circuit
@@ -59,10 +60,14 @@ class StepwiseForward:
         """Names of its feedback points, from the first layer to the last."""
         return [layer_name(self.name, layer) for layer in range(self.module.num_layers)]
 
+    # Dynamo does not trace torch's recurrent modules either; it would try the parts of this one, in vain.
+    @runs_eagerly
     def __call__(self, input: Tensor | PackedSequence, hx: Any = None) -> Any:
         """Run the module; arguments and return value are its own."""
         circuit = self.circuit
         if not torch.is_grad_enabled() or (circuit is not None and not circuit.enabled):
+            if circuit is not None:
+                circuit.refuse_hidden(self.name)
             return type(self.module).forward(self.module, input, hx)
         self.module._update_flat_weights()
         batch = read(self.module, input, hx, self.name)

@@ -16,14 +16,15 @@ from feedalign.recurrent.receiver import StepReceiver
 from feedalign.recurrent.steps import Steps
 from feedalign.recurrent.unkept import UnkeptOutput
 from feedalign.streaming import Stream
-from feedalign.transforms import inside_backward
+from feedalign.transforms import inside_backward, keeps_apart
 
 if TYPE_CHECKING:
     from feedalign.circuit import Circuit
     from feedalign.recurrent.stepwise import StepwiseForward
 
-# Rows (steps x samples) of a part: enough for products to run at full speed, little to hold.
-ROWS_OF_A_PART = 1024
+# Rows (steps x samples) and steps of a part at most: enough for products to run at full speed, little to hold.
+ROWS_OF_A_PART = 1536
+STEPS_OF_A_PART = 64
 
 
 def streams_in_parts(forward: StepwiseForward, circuit: Circuit, batch: Batch) -> bool:
@@ -33,7 +34,7 @@ def streams_in_parts(forward: StepwiseForward, circuit: Circuit, batch: Batch) -
     """
     if circuit.stream is None or not circuit.is_open or inside_backward():
         return False
-    if forward.num_directions > 1 or batch.form.places is not None:
+    if forward.num_directions > 1 or batch.form.places is not None or keeps_apart():
         return False
     sites = [circuit.by_call.get(forward.call(layer)) for layer in range(forward.module.num_layers)]
     return all(site is not None and streams(site) and _goes_by_steps(site.receiver) for site in sites)
@@ -63,7 +64,7 @@ def stream_through(forward: StepwiseForward, circuit: Circuit, batch: Batch) -> 
     of_input = torch.empty_like(batch.sequence) if batch.sequence.requires_grad else None
     # A sequence that dropout made cannot be made again, and a single one is little.
     keeps, kept = not batch.is_batched or (forward.module.dropout > 0 and len(layers) > 1), []
-    length = max(1, ROWS_OF_A_PART // max(steps.num_samples, 1))
+    length = min(STEPS_OF_A_PART, max(1, ROWS_OF_A_PART // max(steps.num_samples, 1)))
     for first in range(0, steps.num_steps, length):
         num = min(length, steps.num_steps - first)
         form = Form(Steps.even(num, steps.num_samples), None)
@@ -81,10 +82,10 @@ def stream_through(forward: StepwiseForward, circuit: Circuit, batch: Batch) -> 
         if of_input is not None:
             assert source.grad is not None
             of_input[first : first + num] = source.grad.view_as(part)
-    for taught in lesson:
-        taught.end()
     if of_input is not None:
         torch.autograd.backward(batch.sequence, of_input)
+    for taught in lesson:
+        taught.end()
     ends = [batch.as_given(torch.cat(kind)) for kind in zip(*states, strict=True)]
     output = (
         batch.output(batch.form.pad(torch.cat(kept)))

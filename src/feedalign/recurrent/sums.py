@@ -10,21 +10,12 @@ from torch import Tensor
 from feedalign.recurrent.cell import Gradients, Trace, Wanted
 from feedalign.recurrent.in_place import is_plain
 from feedalign.recurrent.products import add_sum, product
-from feedalign.recurrent.rows import Block, Piece
-
-# One huge temporary costs more in page faults than its arithmetic, and small ones more calls.
-_NUMBERS_OF_A_BLOCK = 1 << 19
-_ROWS_OF_A_BLOCK = 400
-_ROWS_OF_A_DEVICE = 1 << 16
+from feedalign.recurrent.rows import Block, Piece, num_rows_of_a_block
 
 
 def rows_per_block(trace: Trace) -> int:
-    """Return how many rows to work on at once: all, where memory of ours cannot be written to."""
-    if not is_plain(trace.output):
-        return trace.steps.num_rows
-    if trace.output.device.type != "cpu":
-        return _ROWS_OF_A_DEVICE
-    return max(_ROWS_OF_A_BLOCK, _NUMBERS_OF_A_BLOCK // trace.weights.hh.shape[1])
+    """Return how many rows to work on at once."""
+    return num_rows_of_a_block(trace.output, trace.steps)
 
 
 class Sums:

@@ -15,7 +15,8 @@ from feedalign.recurrent.gru_reset_before import ResetBeforeGRU
 from feedalign.recurrent.local_steps import Channels
 from feedalign.recurrent.lstm import LSTM
 from feedalign.recurrent.rnn import ReluRNN, TanhRNN
-from feedalign.rules.base import Perturbing
+from feedalign.rules.base import Perturbing, rule_for
+from feedalign.rules.control import Backprop
 
 if TYPE_CHECKING:
     from feedalign.assign import Candidate
@@ -121,11 +122,14 @@ def refuse_loops(plan: Blueprint) -> None:
     for name, module in plan.model.named_modules():
         if not isinstance(module, nn.RNNCellBase) or not any(candidate.cuts for candidate in plan.candidates):
             continue
+        if isinstance(rule_for([name], plan.rules), Backprop):
+            continue
         calls = {id(call.node) for call in plan.probe.calls_of(name)}
         if any(len(calls.intersection(map(id, block.nodes))) > 1 for block in blocks):
             kind = type(module).__name__
             raise UnsuitableModelError(
                 f"{name!r} is an nn.{kind} that the model calls step by step, and through such a loop backprop through "
-                f"time stays exact. Use nn.{kind.removesuffix('Cell')}, whose steps a rule can teach, or cut the loop "
-                "with a fa.FeedbackPoint() on the state after each call (the same number of calls in every forward)."
+                f"time stays exact. Use nn.{kind.removesuffix('Cell')}, whose steps a rule can teach; or cut the loop "
+                "with a fa.FeedbackPoint() on the state after each call (the same number of calls in every forward); "
+                f"or say that this is meant, with a mixture of rules: {{{name!r}: fa.Backprop(), '*': ...}}."
             )

@@ -38,6 +38,14 @@ class UnkeptOutput(Tensor):
         made.last, made.run_again, made.time = last, run_again, 1 if batch_first else 0
         return made
 
+    def tolist(self) -> list[Any]:
+        """Run the layer again and list its output."""
+        return self.run_again().tolist()
+
+    def numpy(self, *, force: bool = False) -> Any:
+        """Run the layer again and return its output as an array."""
+        return self.run_again().numpy(force=force)
+
     # Operations see plain tensors only, so that nothing of this kind comes out of them.
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
@@ -59,4 +67,5 @@ class UnkeptOutput(Tensor):
 
 
 def _whole(value: object) -> object:
-    return value.run_again() if isinstance(value, UnkeptOutput) else value
+    # Contiguous, as the stand-in says it is: what to do with strides was settled by those.
+    return value.run_again().contiguous() if isinstance(value, UnkeptOutput) else value

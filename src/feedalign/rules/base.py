@@ -114,7 +114,8 @@ class DirectRule(PointRule):
 
     def __post_init__(self) -> None:
         refuse_unknown(type(self).__name__, "positions", self.positions, get_args(Positions))
-        if not 0 <= self.gamma <= 1:
+        gamma: object = self.gamma
+        if not isinstance(gamma, (int, float)) or not 0 <= gamma <= 1:
             raise AttachError(
                 f"fa.{type(self).__name__}(gamma={self.gamma!r}): the discount of later errors lies from 0 to 1."
             )
