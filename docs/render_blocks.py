@@ -1,11 +1,11 @@
 """Fill the marked blocks of README.md and the documentation from the code and from docs/records/*.json.
 
-    python docs/render_blocks.py            fill them in
+    python docs/render_blocks.py            fill them in, and draw the figures
     python docs/render_blocks.py --check    only say which ones are out of date, and fail if any is
 
-A block is what stands between `<!-- numbers:NAME -->` and `<!-- /numbers -->`: there the record NAME.json is rendered;
-or between `<!-- table:rules -->` and `<!-- /table -->`: there a line is made for each rule. A block whose record does
-not exist says so.
+A block is what stands between `<!-- numbers:NAME -->` and `<!-- /numbers -->`: there the record NAME.json is rendered,
+or, with `NAME#PART`, a part of it; or between `<!-- table:rules -->` and `<!-- /table -->`: there a line is made for
+each rule. A block whose record does not exist says so. Figures are drawn from records into docs/figures.
 """
 
 from __future__ import annotations
@@ -16,10 +16,14 @@ import re
 import sys
 from pathlib import Path
 
+import figures
+import recurrent_tables
 import tables
 
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "docs" / "records"
+FIGURES = ROOT / "docs" / "figures"
+FROM_RECORDS = tables.FROM_RECORDS | recurrent_tables.FROM_RECORDS
 
 _BLOCK = re.compile(r"(<!-- (numbers|table):(\S+) -->\n)(.*?)(<!-- /\2 -->)", re.DOTALL)
 _NOT_RECORDED = "*Not recorded yet.*"
@@ -27,14 +31,21 @@ _OPENING = re.compile(r"<!-- (?:numbers|table):\S+ -->")
 
 
 def main() -> int:
-    """Fill in or check every block.
+    """Fill in or check every block and figure.
 
     Returns:
-        Exit status: 0; 1 with `--check` if a block is out of date.
+        Exit status: 0; 1 with `--check` if one is out of date.
     """
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--check", action="store_true", help="change nothing; fail if a block is out of date")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a block or figure is out of date")
     only_check = parser.parse_args().check
+    stale_figures = figures.stale(RECORDS, FIGURES)
+    for figure in stale_figures:
+        if only_check:
+            print(f"docs/figures/{figure}.svg is out of date; `make docs` draws it", file=sys.stderr)
+        else:
+            figures.draw(figure, RECORDS, FIGURES)
+            print(f"drew docs/figures/{figure}.svg")
     stale = [path for path in pages() if render(text := path.read_text(encoding="utf-8"), RECORDS) != text]
     for path in stale:
         if only_check:
@@ -42,7 +53,7 @@ def main() -> int:
         else:
             path.write_text(render(path.read_text(encoding="utf-8"), RECORDS), encoding="utf-8")
             print(f"filled in {path.relative_to(ROOT)}")
-    return 1 if stale and only_check else 0
+    return 1 if (stale or stale_figures) and only_check else 0
 
 
 def pages() -> list[Path]:
@@ -75,12 +86,12 @@ def render(text: str, records: Path) -> str:
 def _content(kind: str, name: str, records: Path) -> str:
     if kind == "table" and name == "rules":
         return tables.rules_in_short()
-    if kind == "table" or name not in tables.FROM_RECORDS:
+    if kind == "table" or name not in FROM_RECORDS:
         raise ValueError(f"There is no way to render the block {kind}:{name}; docs/tables.py makes them.")
-    path = records / f"{name}.json"
+    path = records / f"{name.partition('#')[0]}.json"
     if not path.exists():
         return _NOT_RECORDED
-    return tables.FROM_RECORDS[name](json.loads(path.read_text(encoding="utf-8")))
+    return FROM_RECORDS[name](json.loads(path.read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ _CONTESTANTS = ("dfa", "dfa by hand", "drtp streaming", "fa", "shallow")
 
 def rules_in_short() -> str:
     """One line per rule: its name, what it does, where it comes from."""
-    return _table(
+    return table(
         ("rule", "what it does", "paper"),
         [(f"`fa.{rule.__name__}()`", _summary(rule), rule.paper) for rule in fa.ALL_RULES],
     )
@@ -24,7 +24,7 @@ def rules_in_short() -> str:
 def rules_in_full() -> str:
     """One line per rule with its signal and all declared facts; names link to the reference."""
     head = ("rule", "name", "teaching signal", "waits for the output", "reads forward weights", "unbiased", "paper")
-    return _table(
+    return table(
         head,
         [
             (
@@ -60,13 +60,13 @@ def comparison(record: Record) -> str:
             entry["rule"],
             _spread(entry, "test_error", digits),
             _spread(entry, "test_error_last_epochs", digits),
-            *(_number(entry["angles"].get(layer), 0, "°") for layer in layers),
-            _number(cost.get(entry["rule"], {}).get("time_ratio"), 2),
-            _number(cost.get(entry["rule"], {}).get("memory_ratio"), 2),
+            *(number(entry["angles"].get(layer), 0, "°") for layer in layers),
+            number(cost.get(entry["rule"], {}).get("time_ratio"), 2),
+            number(cost.get(entry["rule"], {}).get("memory_ratio"), 2),
         )
         for entry in summaries
     ]
-    return f"{_table(head, rows)}\n\n{_comparison_caption(record)}"
+    return f"{table(head, rows)}\n\n{_comparison_caption(record)}"
 
 
 def _comparison_caption(record: Record) -> str:
@@ -74,20 +74,22 @@ def _comparison_caption(record: Record) -> str:
     trials, epochs = config["trials"], config["schedule"]["epochs"]
     over = f"mean ± standard deviation over {trials} trials" if trials > 1 else "one trial"
     return (
-        f"`{config['data']}`, network `{config['network']}`, {_counted(epochs, 'epoch')}, test error after the last "
+        f"`{config['data']}`, network `{config['network']}`, {counted(epochs, 'epoch')}, test error after the last "
         f"one and on average over the last 10 (or all, if fewer), {over}. Angles are between the rule's and backprop's "
         "gradients at each layer's output, after training; "
         f"step time and peak memory are over backprop's. PyTorch {where['torch']}, "
-        f"{_threads(where) + ' of a CPU' if where['device'] == 'cpu' else where['device_name']}."
+        f"{threads(where) + ' of a CPU' if where['device'] == 'cpu' else where['device_name']}."
     )
 
 
-def _threads(where: Record) -> str:
-    return _counted(where["num_threads"], "thread")
+def threads(where: Record) -> str:
+    """How many threads of the machine worked, in words."""
+    return counted(where["num_threads"], "thread")
 
 
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def counted(count: int, noun: str) -> str:
+    """A number and its noun."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _layers_with_angles(record: Record) -> list[str]:
@@ -119,8 +121,8 @@ def bench(record: Record) -> str:
     memory_rows = [(name, *(f"{levels[depth] / 2**20:.0f} MiB" for depth in depths)) for name, levels in memory.items()]
     return "\n\n".join(
         [
-            _table(head, rows),
-            _table(["peak activation memory", *(f"{depth} layers" for depth in depths)], memory_rows),
+            table(head, rows),
+            table(["peak activation memory", *(f"{depth} layers" for depth in depths)], memory_rows),
             _bench_caption(record),
             *([_learned(record["learned"])] if "learned" in record else []),
         ]
@@ -133,25 +135,35 @@ def _learned(cases: list[Record]) -> str:
     names = [name for name in cases[0]["ratio"] if name != "backprop"]
     rows = [(name, *(f"{case['ratio'][name]:.2f} ({case['memory'][name]:.2f})" for case in cases)) for name in names]
     rows += [
-        ("bound of fdfa: backprop less its `delta @ W`, plus one tangent", *(_number(c["bound"], 2) for c in cases))
+        ("bound of fdfa: backprop less its `delta @ W`, plus one tangent", *(number(c["bound"], 2) for c in cases))
     ]
-    return f"{_table(head, rows)}\n\nThe same machine, relu, fused Adam."
+    return f"{table(head, rows)}\n\nThe same machine, relu, fused Adam."
 
 
 def _bench_caption(record: Record) -> str:
     return (
         f"Medians of {record['rounds']} steps, interleaved in one process: {record['activation']}, "
         f"{record['optimizer']}, {record['dtype']}, PyTorch {record['torch']}, "
-        f"{_threads(record)} of a CPU."
+        f"{threads(record)} of a CPU."
     )
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table.
+
+    Args:
+        head: The headings.
+        rows: The cells of each row.
+
+    Returns:
+        The table.
+    """
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _number(value: float | None, digits: int, unit: str = "") -> str:
+def number(value: float | None, digits: int, unit: str = "") -> str:
+    """A number with so many digits behind the point; a dash for none."""
     return "–" if value is None else f"{value:.{digits}f}{unit}"
 
 

@@ -152,7 +152,16 @@ def _notes(plan: Blueprint, uncut: Mapping[str, tuple[str, ...]]) -> list[str]:
             f"the output is not made with {', '.join(aside)}: a loss on what they return teaches them by exact "
             "gradients, and nothing below a feedback point"
         )
-    return [*notes, *_sample_notes(plan)]
+    return [*notes, *_sample_notes(plan), *_cell_state_notes(plan)]
+
+
+def _cell_state_notes(plan: Blueprint) -> list[str]:
+    """Where a slope misses what a state does to later steps through another state, which is held constant."""
+    slopes = {c.call.module for c in plan.candidates if isinstance(c.rule, SlopeRule)}
+    several = [f.name for f in plan.recurrent if f.cell.num_states > 1 and slopes.intersection(f.points)]
+    if not several:
+        return []
+    return [f"the cell states of {', '.join(several)} are held constant and not perturbed: estimates there are biased"]
 
 
 def _sample_notes(plan: Blueprint) -> list[str]:

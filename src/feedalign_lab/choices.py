@@ -1,13 +1,13 @@
 """From the rule names a user types to rules, and which of them can learn what."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import feedalign as fa
-from feedalign.rules import Rule
+from feedalign.rules import DirectRule, Rule
 from feedalign_lab.data.dataset import Task
 from feedalign_lab.errors import SettingError, UnknownNameError
 from feedalign_lab.models import NetworkName, parse_network_name
-from feedalign_lab.names import DATA_NAMES, REGRESSION_NAMES
+from feedalign_lab.names import DATA_NAMES, TASKS_WITHOUT_CLASSES
 
 ALL = "all"
 _MIN_HIDDEN_OF_LOCAL_LOSSES = 2
@@ -56,7 +56,7 @@ class Case:
     @property
     def task(self) -> Task:
         """What the data set is for, known before it is loaded."""
-        return "regression" if self.data in REGRESSION_NAMES else "classification"
+        return TASKS_WITHOUT_CLASSES.get(self.data, "classification")
 
     @property
     def num_hidden(self) -> int:
@@ -90,19 +90,20 @@ def rule_class(name: str) -> type[Rule]:
     raise UnknownNameError("rule", name, rule_names())
 
 
-def make_rule(name: str, task: Task) -> Rule:
+def make_rule(name: str, task: Task, gamma: float | None = None) -> Rule:
     """The rule of a name with the options that a task needs.
 
     Args:
         name: A name out of `rule_names()`.
         task: What is learned; it decides how the sign rule finds the scale of the loss.
+        gamma: For rules that broadcast the error, the discount of later steps' errors; None leaves the rule's own.
 
     Returns:
         The rule.
     """
-    if task == "regression" and name == "sign-dfa":
-        return fa.SignDFA(link="other")
-    return rule_class(name)()
+    is_unscaled = task != "classification" and name == "sign-dfa"
+    rule = fa.SignDFA(link="other") if is_unscaled else rule_class(name)()
+    return replace(rule, gamma=gamma) if isinstance(rule, DirectRule) and gamma is not None else rule
 
 
 def lack(name: str, case: Case) -> str | None:
@@ -115,10 +116,12 @@ def lack(name: str, case: Case) -> str | None:
     Returns:
         The need in words, e.g. "needs classes"; None where the rule can learn it.
     """
-    if case.task == "regression" and name in {"drtp", "lg-fg-a"}:
+    if case.task != "classification" and name in {"drtp", "lg-fg-a"}:
         return "needs classes"
     if name == "drtp" and case.network.is_rectified:
         return "needs hidden units that saturate, such as tanh"
+    if name == "fg-w" and case.network.family == "lstm":
+        return "needs forward-mode differentiation, which torch's LSTM does not have"
     if name == "lg-fg-a" and case.num_hidden < _MIN_HIDDEN_OF_LOCAL_LOSSES:
         return "needs two hidden layers that learn"
     return None

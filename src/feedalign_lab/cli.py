@@ -9,7 +9,7 @@ from typing import Annotated
 _EXIT_USER_ERROR = 2
 _EXIT_INTERRUPTED = 130
 _EXIT_BROKEN_PIPE = 141
-_COMMANDS = ("compare", "train", "describe", "rules")
+_COMMANDS = ("compare", "train", "tune", "describe", "rules")
 
 _ABOUT = """Train networks without backpropagating through them, and compare the rules that do so.
 
@@ -27,6 +27,8 @@ Examples:
   feedalign compare --data mnist --network mlp2-800 --rules backprop,dfa,dkp,fdfa
   feedalign compare --data cifar10 --network conv --flip --rules backprop,dfa --device cuda
   feedalign compare --data cifar10 --network cnn-bn --transfer --transfer-epochs 20 --rules backprop,dfa,fdfa
+  feedalign compare --data libras --network gru-512 --rules dfa,backprop
+  feedalign compare --data mackey-glass --network gru-50 --rules dfa,shallow,backprop
 """
 _TRAIN = """Train one network under one rule and save its weights.
 
@@ -34,6 +36,16 @@ Examples:
   feedalign train --rule drtp
   feedalign train --data mnist --network fc2-1000 --rule dfa --epochs 10 --dropout 0.1 --out runs/dfa
   feedalign train --data mnist --network cnn-bn --rule fdfa --epochs 10
+"""
+_TUNE = """Search a grid of networks, batch sizes and learning rates on the validation part of a data set.
+
+Where the data set has no such part, a fifth of the training part is held out. Test data is never looked at. The
+candidate with the lowest mean error after the last epoch wins.
+
+Examples:
+  feedalign tune --networks fc1-100 --rules dfa,backprop
+  feedalign tune --data libras --networks gru-before-50,gru-before-512 --rules dfa,backprop --epochs 100 \
+      --rates 0.0005 0.001 0.005 0.01 --batch-sizes 10 100 256 --clip 2 --trials 1
 """
 _DESCRIBE = """Show what teaches each layer of a network under a rule.
 
@@ -87,12 +99,13 @@ def _main(arguments: list[str]) -> int:
         return _EXIT_USER_ERROR
     from tyro.conf import FlagCreatePairsOff, subcommand
 
-    from feedalign_lab.options import CompareOptions, DescribeOptions, RulesOptions, TrainOptions
+    from feedalign_lab.options import CompareOptions, DescribeOptions, RulesOptions, TrainOptions, TuneOptions
 
     try:
         options = tyro.cli(
             Annotated[CompareOptions, subcommand("compare", description=_COMPARE)]
             | Annotated[TrainOptions, subcommand("train", description=_TRAIN)]
+            | Annotated[TuneOptions, subcommand("tune", description=_TUNE)]
             | Annotated[DescribeOptions, subcommand("describe", description=_DESCRIBE)]
             | Annotated[RulesOptions, subcommand("rules", description=_RULES)],
             prog="feedalign",

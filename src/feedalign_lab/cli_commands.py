@@ -1,5 +1,6 @@
 """What each command does."""
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,14 +27,16 @@ from feedalign_lab.options import (
     RulesOptions,
     RunOptions,
     TrainOptions,
+    TuneOptions,
 )
 from feedalign_lab.papers.setting import RunSetting
 from feedalign_lab.plan import Plan
 from feedalign_lab.progress import TrainingProgress
 from feedalign_lab.report import comparison_table, left_out_sentence, rule_facts, rules_table
-from feedalign_lab.results import ResultsFolder, to_json
+from feedalign_lab.results import TUNING_NAME, ResultsFolder, to_json
 from feedalign_lab.settings import data_setting, rule_setting, run_setting
 from feedalign_lab.training import Schedule
+from feedalign_lab.tuning import run_search, start_search, tuning_table
 
 _EXIT_OK, _EXIT_DIVERGED, _EXIT_USER_ERROR, _EXIT_INTERRUPTED = 0, 1, 2, 130
 _MIN_TABLE_WIDTH = 120
@@ -56,6 +59,8 @@ def run(options: Options) -> int:
                 return _compare(options)
             case TrainOptions():
                 return _train(options)
+            case TuneOptions():
+                return _tune(options)
             case DescribeOptions():
                 return _describe(options)
             case RulesOptions():
@@ -93,12 +98,56 @@ def _train(options: TrainOptions) -> int:
     return _report(comparison, as_json=options.json)
 
 
+def _tune(options: TuneOptions) -> int:
+    """Search the grid and say what won."""
+    device = _device(options.device)
+    search = start_search(_grid(options), options.rates, device)
+    path = options.out or Path("results") / f"tune-{options.data}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    folder = ResultsFolder.open(path, overwrite=options.overwrite)
+
+    def write() -> Path:
+        return folder.write_bytes(TUNING_NAME, to_json(search.to_dict()).encode())
+
+    with (
+        _threads(options.threads),
+        TrainingProgress(search.num_epochs(), is_shown=not options.json) as progress,
+    ):
+        run_search(search, device, progress.watch, write)
+    written = write()
+    if options.json:
+        print(to_json(search.to_dict()), end="")
+    else:
+        _print_table(tuning_table(search))
+        print(f"wrote {written}")
+    if search.status == "interrupted":
+        print("feedalign: interrupted; what was done is kept.", file=sys.stderr)
+        return _EXIT_INTERRUPTED
+    return _EXIT_OK
+
+
+def _grid(options: TuneOptions) -> list[Plan]:
+    """A plan for each network and batch size."""
+    asked = options.networks or data_setting(options.data).network
+    networks = dict.fromkeys(part.strip() for part in asked.split(",") if part.strip())
+    if not networks or not options.rates:
+        raise SettingError("There is nothing to try: name a network with --networks and a rate with --rates.")
+    plans = []
+    for network in networks:
+        rules = parse_rule_names(options.rules, Case.named(options.data, network))
+        defaults = run_setting(options.data, network)
+        for batch_size in options.batch_sizes or (defaults.batch_size,):
+            schedule = Schedule(_given(options.epochs, defaults.epochs), batch_size, lr_decay=defaults.lr_decay)
+            plan = Plan(options.data, network, rules, options.trials, schedule, defaults.inputs)
+            plans.append(replace(plan, clip=_clip(options, defaults), seed=options.seed))
+    return plans
+
+
 def _describe(options: DescribeOptions) -> int:
     """Show how a rule sits on a network."""
     network = _network(options)
     refuse_unsuited(options.rule, Case.named(options.data, network))
     setting = rule_setting(options.data, network, options.rule)
-    spec = LearnerSpec(options.rule, network, setting.learning_rate, setting.weight_init)
+    spec = LearnerSpec(options.rule, network, setting.learning_rate, setting.weight_init, gamma=setting.gamma)
     dataset = data.load(options.data)
     learner = make_learner(spec, dataset)
     # One step, so that the table can say which points fired.
@@ -138,6 +187,7 @@ def _plan(options: RunOptions, rules: tuple[str, ...], trials: int) -> Plan:
         batch_size=_given(options.batch_size, defaults.batch_size),
         flip=options.flip,
         lr_decay=_given(options.lr_decay, defaults.lr_decay),
+        angles_every=_given(options.angles_every, defaults.angles_every),
     )
     return Plan(
         data=options.data,
@@ -150,6 +200,8 @@ def _plan(options: RunOptions, rules: tuple[str, ...], trials: int) -> Plan:
         learning_rate=options.lr,
         feedback_learning_rate=options.feedback_lr,
         dropout=options.dropout,
+        clip=_clip(options, defaults),
+        gamma=options.gamma,
         seed=options.seed,
         transfer_epochs=_given(options.transfer_epochs, schedule.epochs) if options.transfer else None,
     )
@@ -170,9 +222,20 @@ def _inputs(options: RunOptions, defaults: RunSetting) -> Inputs:
     return defaults.inputs
 
 
+def _clip(options: RunOptions | TuneOptions, defaults: RunSetting) -> float | None:
+    """The norm to clip at; infinity stands for no clipping."""
+    clip = _given(options.clip, defaults.clip)
+    return None if clip == math.inf else clip
+
+
 def _schedule_source(options: RunOptions, defaults: RunSetting) -> str:
-    """Where batch size, decay and scaling come from."""
-    asked = {"batch size": options.batch_size, "decay": options.lr_decay, "inputs": options.inputs}
+    """Where batch size, decay, scaling and clipping come from."""
+    asked = {
+        "batch size": options.batch_size,
+        "decay": options.lr_decay,
+        "inputs": options.inputs,
+        "clipping": options.clip,
+    }
     given = [what for what, value in asked.items() if value is not None]
     if len(given) == len(asked):
         return "given for this run"

@@ -1,6 +1,6 @@
 """The main job: the same network and data under several rules, trial by trial."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +9,7 @@ import torch
 
 from feedalign_lab.cost import CostRecord, measure_cost
 from feedalign_lab.data.dataset import Dataset, DatasetFacts
+from feedalign_lab.data.trivial import trivial_errors
 from feedalign_lab.environment import Environment, describe_environment
 from feedalign_lab.errors import DivergedError
 from feedalign_lab.learner import Learner, LearnerSpec, loss_name, make_learner
@@ -16,7 +17,7 @@ from feedalign_lab.models import NetworkFacts, build_network, network_facts
 from feedalign_lab.models.transfer import Features, features_of, freeze_features
 from feedalign_lab.plan import BASELINE, Plan
 from feedalign_lab.plots import draw_angles, draw_learning_curves
-from feedalign_lab.records import EpochRecord, RuleSummary, TrialResult, summarize
+from feedalign_lab.records import EpochRecord, RuleSummary, Spread, TrialResult, spread, summarize
 from feedalign_lab.results import ANGLES_NAME, CURVES_NAME, WEIGHTS_NAME, ResultsFolder
 from feedalign_lab.seeding import stream_seed
 from feedalign_lab.training import run_trial
@@ -38,6 +39,7 @@ class Comparison:
         dataset: What the data set consists of.
         network: What the network consists of.
         error_unit: Unit of the test error, "%" or "mean squared error".
+        trivial: Test errors of predictors that learn nothing, over the trials' splits.
         environment: Versions and machine.
         status: "running", "finished" or "interrupted".
         cost: Step time and memory per rule.
@@ -50,6 +52,7 @@ class Comparison:
     dataset: DatasetFacts
     network: NetworkFacts
     error_unit: str
+    trivial: Mapping[str, Spread]
     environment: Environment
     status: Literal["running", "finished", "interrupted"] = "running"
     cost: tuple[CostRecord, ...] = ()
@@ -63,8 +66,8 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as nested containers for a JSON file."""
-        streams: tuple[Literal["weights", "feedback", "order", "dropout", "classifier"], ...] = (
-            "weights", "feedback", "order", "dropout", "classifier",
+        streams: tuple[Literal["weights", "feedback", "order", "dropout", "classifier", "split"], ...] = (
+            "weights", "feedback", "order", "dropout", "classifier", "split",
         )  # fmt: skip
         return {
             "format": _RESULTS_FORMAT,
@@ -81,6 +84,7 @@ class Comparison:
             ],
             "environment": self.environment,
             "error_unit": self.error_unit,
+            "trivial": self.trivial,
             "cost": self.cost,
             "summary": self.summaries(),
             "features": self.features,
@@ -158,7 +162,14 @@ def _start(plan: Plan, dataset: Dataset) -> Comparison:
     if plan.transfer_epochs is not None:
         freeze_features(network, features_of(network))
     facts = dataset.facts(), network_facts(plan.network, network, dataset)
-    return Comparison(plan, *facts, unit, describe_environment(dataset.x_train.device))
+    return Comparison(plan, *facts, unit, _trivial(plan, dataset), describe_environment(dataset.x_train.device))
+
+
+def _trivial(plan: Plan, dataset: Dataset) -> dict[str, Spread]:
+    """What can be told without learning, trial by trial where each has a split of its own."""
+    num_splits = plan.trials if dataset.pool is not None else 1
+    errors = [trivial_errors(dataset.of_trial(plan.seed, trial)) for trial in range(num_splits)]
+    return {what: spread([of_split[what] for of_split in errors]) for what in errors[0]}
 
 
 def _measure_cost(plan: Plan, dataset: Dataset) -> tuple[CostRecord, ...]:
@@ -214,6 +225,7 @@ def _run_trial(
 ) -> Learner:
     """Train one trial of one rule and keep the result."""
     spec, schedule = comparison.plan.spec(rule, trial), comparison.plan.schedule
+    dataset = dataset.of_trial(spec.seed, trial)
     learner = make_learner(spec, dataset, features)
     result = run_trial(learner, spec, schedule, dataset, watch(rule, trial, schedule.epochs))
     comparison.trials.append(result)
@@ -259,7 +271,8 @@ def _draw(comparison: Comparison, folder: ResultsFolder) -> None:
     curves = draw_learning_curves(plan.rules, comparison.trials, title, comparison.error_unit)
     angles = draw_angles(plan.rules, comparison.trials, title)
     for name, image in ((CURVES_NAME, curves), (ANGLES_NAME, angles)):
-        _note(comparison.files, folder.write_bytes(name, image))
+        if image is not None:
+            _note(comparison.files, folder.write_bytes(name, image))
 
 
 def _title(comparison: Comparison) -> str:

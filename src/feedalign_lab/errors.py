@@ -39,6 +39,10 @@ class CorruptFileError(LabError, ValueError):
     """A data file whose content is not what its format promises."""
 
 
+class UnsupportedSeriesError(LabError, ValueError):
+    """Series that are what their format allows, but not what can be trained on: gaps, lengths that differ."""
+
+
 class UnsafePickleError(CorruptFileError):
     """A pickle that asks for something other than a numpy array."""
 

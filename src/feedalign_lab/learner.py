@@ -36,6 +36,8 @@ class LearnerSpec:
         weight_decay: Adam's `weight_decay` for the forward weights.
         feedback_decay: The same for learned feedback.
         dropout: Probability of dropping at the input of every fully connected layer.
+        clip: Largest norm of the gradient of all weights together, at every step; None leaves it as it is.
+        gamma: Discount of later steps' errors in a forecast, for rules that broadcast them; None: the rule's own.
         seed: Seed of the run.
         trial: Number of the trial; trials differ in weights and in feedback.
     """
@@ -48,6 +50,8 @@ class LearnerSpec:
     weight_decay: float = 0.0
     feedback_decay: float = 0.0
     dropout: float = 0.0
+    clip: float | None = None
+    gamma: float | None = None
     seed: int = 0
     trial: int = 0
 
@@ -60,6 +64,7 @@ class Learner:
     handle: fa.Handle
     optimizer: torch.optim.Optimizer
     loss_function: LossFunction
+    clip: float | None = None
 
     def decay_learning_rate(self, factor: float) -> None:
         """Multiply the learning rate, but for that of learned feedback.
@@ -74,11 +79,16 @@ class Learner:
     def update(self, loss: Tensor) -> None:
         """Make the gradients of a loss and take one step along them.
 
+        Where the gradient of all weights together is longer than `clip`, it is shortened to that. Learned feedback
+        has gradients of its own, which stay as they are.
+
         Args:
             loss: Scalar loss of the model's latest output.
         """
         self.optimizer.zero_grad()
         loss.backward()
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], self.clip)
         self.optimizer.step()
 
     def step(self, x: Tensor, y: Tensor) -> None:
@@ -93,7 +103,7 @@ class Learner:
 
 def loss_name(network: str, task: Task) -> str:
     """The loss's name in `torch.nn.functional`: it goes with the output, and for values is the mean squared error."""
-    return "mse_loss" if task == "regression" else _LOSSES[parse_network_name(network).output(task)]
+    return "mse_loss" if task != "classification" else _LOSSES[parse_network_name(network).output(task)]
 
 
 def make_learner(spec: LearnerSpec, dataset: Dataset, features: Features | None = None) -> Learner:
@@ -108,7 +118,7 @@ def make_learner(spec: LearnerSpec, dataset: Dataset, features: Features | None 
     Returns:
         The learner. Two calls with the same arguments give equal learners.
     """
-    rule = make_rule(spec.rule, dataset.task)
+    rule = make_rule(spec.rule, dataset.task, spec.gamma)
     model = build_network(
         spec.network,
         dataset,
@@ -126,7 +136,7 @@ def make_learner(spec: LearnerSpec, dataset: Dataset, features: Features | None 
         generator=generator(spec.seed, spec.trial, "feedback"),
     )
     loss_function: LossFunction = getattr(functional, loss_name(spec.network, dataset.task))
-    return Learner(model, handle, _make_optimizer(spec, handle), loss_function)
+    return Learner(model, handle, _make_optimizer(spec, handle), loss_function, spec.clip)
 
 
 def _make_optimizer(spec: LearnerSpec, handle: fa.Handle) -> torch.optim.Optimizer:

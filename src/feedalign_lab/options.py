@@ -9,16 +9,23 @@ from tyro.conf import arg
 Name: TypeAlias = Annotated[str, arg(metavar="NAME")]
 _OF_DATA = "(default: depends on the data)"
 _OF_NETWORK = "(default: depends on network and data)"
+RATES = (1.5e-5, 5e-5, 1.5e-4, 5e-4, 1.5e-3, 5e-3, 1.5e-2, 5e-2)
+"""Learning rates to try: the values of Frenkel et al. (2021), and more."""
 
 # Longer than a line, which a docstring would break where the source does.
 _DATA = (
-    "Data set: digits (needs no download), mnist, fashion-mnist, cifar10, cifar100, synthetic-regression, "
-    "synthetic-classification."
+    "Data set. Images: digits (needs no download), mnist, fashion-mnist, cifar10, cifar100. Series: row-mnist and "
+    "row-fashion-mnist (a step is a row of the image), libras, ecg200, strawberry (every trial splits them anew, 60 % "
+    "training, 20 % validation, 20 % test); mackey-glass (simulated, to be forecast at every step). Simulated too: "
+    "synthetic-regression, synthetic-classification."
 )
 _NETWORK = (
     "Network. With tanh units and sigmoid outputs: fc<layers>-<width> such as fc1-500, conv, conv-random (kernels "
     "frozen at random). With ReLU units and linear outputs: mlp<layers>-<width> such as mlp2-800, cnn, both with -bn "
-    "for batch normalization, alexnet (images are scaled to 224 x 224), alexnet-small (images of about 32 x 32)."
+    "for batch normalization, alexnet (images are scaled to 224 x 224), alexnet-small (images of about 32 x 32). "
+    "Recurrent, for series, with linear outputs: rnn-<width> (tanh), gru-<width> (torch.nn.GRU, which resets the state "
+    "after the matrix), gru-before-<width> (resets it before, as in the paper on DFA for recurrent networks), "
+    "lstm-<width>; -x<layers> behind it for more than one layer, such as gru-128-x2."
 )
 _TRANSFER = (
     "Transfer learning: in each trial backprop first trains the whole network, then its convolutions are frozen (batch "
@@ -42,6 +49,10 @@ class RunOptions:
     """Learning rate of feedback that is learned (dkp, fdfa), the same in all epochs."""
     lr_decay: Annotated[float | None, arg(metavar="FACTOR", help_behavior_hint=_OF_NETWORK)] = None
     """What the learning rate is multiplied with after each epoch; 1 leaves it constant."""
+    clip: Annotated[float | None, arg(metavar="NORM", help_behavior_hint=_OF_NETWORK)] = None
+    """Largest norm of the gradient of all weights together, at each step; inf leaves it as it is."""
+    gamma: Annotated[float | None, arg(metavar="G", help_behavior_hint="(default: each rule's own)")] = None
+    """In forecasts, for rules that broadcast errors: what a step's error counts one step before, 0 (nothing) to 1."""
     dropout: Annotated[float, arg(metavar="P")] = 0.0
     """Probability of dropping at the input of every fully connected layer."""
     flip: bool = False
@@ -51,8 +62,12 @@ class RunOptions:
     transfer: Annotated[bool, arg(help=_TRANSFER)] = False
     transfer_epochs: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: as --epochs)")] = None
     """With --transfer: passes over the training data for the convolutions."""
+    angles_every: Annotated[
+        int | None, arg(metavar="N", help_behavior_hint="(default: 1, for recurrent networks 10)")
+    ] = None
+    """Epochs from one measurement of the angles to the next; the last epoch always has one. Each costs backprop."""
     seed: Annotated[int, arg(metavar="N")] = 0
-    """Seed of weights, feedback and data order; the same seed gives the same numbers."""
+    """Seed of weights, feedback, data order and splits; the same seed gives the same numbers."""
     device: Name = "cpu"
     """Where to train: cpu, cuda, cuda:1."""
     threads: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: PyTorch's choice)")] = None
@@ -86,6 +101,39 @@ class TrainOptions(RunOptions):
 
 
 @dataclass(frozen=True)
+class TuneOptions:
+    """Options of `feedalign tune`."""
+
+    data: Annotated[str, arg(metavar="NAME", help=_DATA)] = "digits"
+    networks: Annotated[str | None, arg(metavar="NAMES", help_behavior_hint=_OF_DATA)] = None
+    """Networks with commas between them, such as gru-50,gru-512; as for compare."""
+    rules: Annotated[str, arg(metavar="NAMES")] = "all"
+    """Rules with commas between them, or all; `feedalign rules` lists them."""
+    rates: Annotated[tuple[float, ...], arg(metavar="RATE ...")] = RATES
+    """Learning rates of Adam to try; learned feedback (dkp, fdfa) has the same."""
+    batch_sizes: Annotated[tuple[int, ...], arg(metavar="N ...", help_behavior_hint=_OF_NETWORK)] = ()
+    """Examples per step to try."""
+    epochs: Annotated[int | None, arg(metavar="N", help_behavior_hint=_OF_DATA)] = None
+    """Passes over the training data."""
+    clip: Annotated[float | None, arg(metavar="NORM", help_behavior_hint=_OF_NETWORK)] = None
+    """Largest norm of the gradient of all weights together, at each step; inf leaves it as it is."""
+    trials: Annotated[int, arg(metavar="N")] = 3
+    """Runs per candidate."""
+    seed: Annotated[int, arg(metavar="N")] = 0
+    """Seed of weights, feedback, data order and splits."""
+    device: Name = "cpu"
+    """Where to train: cpu, cuda, cuda:1."""
+    threads: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: PyTorch's choice)")] = None
+    """CPU threads."""
+    out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: results/tune-<data>-<time>)")] = None
+    """Folder for tuning.json, which is written after every candidate."""
+    overwrite: bool = False
+    """Replace results that the folder holds already."""
+    json: bool = False
+    """Print the results as JSON and nothing else."""
+
+
+@dataclass(frozen=True)
 class DescribeOptions:
     """Options of `feedalign describe`."""
 
@@ -107,4 +155,4 @@ class RulesOptions:
     """Print JSON."""
 
 
-Options: TypeAlias = CompareOptions | TrainOptions | DescribeOptions | RulesOptions
+Options: TypeAlias = CompareOptions | TrainOptions | TuneOptions | DescribeOptions | RulesOptions

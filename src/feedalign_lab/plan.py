@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from feedalign.rules import LearnedRule
+from feedalign.rules import DirectRule, LearnedRule
 from feedalign_lab.choices import Case, rule_class
 from feedalign_lab.data.dataset import Inputs
 from feedalign_lab.errors import SettingError
@@ -30,6 +30,8 @@ class Plan:
         learning_rate: Step size for every rule; None takes each rule's own from the settings.
         feedback_learning_rate: Step size of learned feedback; None takes each rule's own.
         dropout: Probability of dropping at the input of every fully connected layer.
+        clip: Largest norm of the gradient of all weights together, above 0; None leaves it as it is.
+        gamma: Discount of later steps' errors in a forecast, from 0 to 1; None takes each rule's own.
         seed: Seed of everything, not negative.
         transfer_epochs: Passes over the training data in which backprop trains the whole network of each trial, before
             its convolutions are frozen and every rule trains a fresh classifier on them; None: every rule trains the
@@ -47,6 +49,8 @@ class Plan:
     learning_rate: float | None = None
     feedback_learning_rate: float | None = None
     dropout: float = 0.0
+    clip: float | None = None
+    gamma: float | None = None
     seed: int = 0
     transfer_epochs: int | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
@@ -58,6 +62,8 @@ class Plan:
         if self.seed < 0:
             raise SettingError(f"The seed must not be negative, but is {self.seed}.")
         _refuse_rate("learning rate", self.learning_rate)
+        if self.clip is not None and not 0 < self.clip < float("inf"):
+            raise SettingError(f"The norm to clip at must be above 0 (inf leaves gradients as they are): {self.clip}.")
         _refuse_rate("feedback's learning rate", self.feedback_learning_rate)
         learners = [rule for rule in self.rules if issubclass(rule_class(rule), LearnedRule)]
         if self.feedback_learning_rate is not None and not learners:
@@ -68,7 +74,9 @@ class Plan:
         if self.transfer_epochs is not None and self.transfer_epochs < 1:
             raise SettingError(f"The number of epochs before the transfer must be at least 1: {self.transfer_epochs}.")
         # Refuses a network without convolutions to transfer.
-        Case.named(self.data, self.network, is_transfer=self.transfer_epochs is not None)
+        case = Case.named(self.data, self.network, is_transfer=self.transfer_epochs is not None)
+        if self.gamma is not None:
+            self._check_gamma(case, self.gamma)
 
     def setting(self, rule: str) -> RuleSetting:
         """Rates, decays and start of the weights for one rule."""
@@ -81,11 +89,25 @@ class Plan:
         if self.feedback_learning_rate is not None and learns_feedback:
             given.append("feedback's rate")
             setting = replace(setting, feedback_learning_rate=self.feedback_learning_rate)
+        if self.gamma is not None and setting.gamma is not None:
+            given.append("gamma")
+            setting = replace(setting, gamma=self.gamma)
         if not given:
             return setting
-        # A rule without learned feedback has nothing but its rate.
-        kept = f"{setting.source}; " if learns_feedback else ""
+        # A rule without learned feedback and gamma has nothing but its rate.
+        has_more = learns_feedback or setting.gamma is not None
+        kept = f"{setting.source}; " if has_more else ""
         return replace(setting, source=f"{kept}given for this run: {', '.join(given)}")
+
+    def _check_gamma(self, case: Case, gamma: float) -> None:
+        """Refuse a discount out of range, or one that nothing would read."""
+        if not 0 <= gamma <= 1:
+            raise SettingError(f"Gamma, the discount of later steps' errors, must lie from 0 to 1, not {gamma}.")
+        if case.task != "forecasting" or not any(issubclass(rule_class(rule), DirectRule) for rule in self.rules):
+            raise SettingError(
+                "Gamma discounts later steps' errors where there is one at every step and a rule that broadcasts it: "
+                "leave --gamma out, or take --data mackey-glass and a rule such as dfa."
+            )
 
     def spec(self, rule: str, trial: int) -> LearnerSpec:
         """What one trial of one rule starts from."""
@@ -113,6 +135,8 @@ class Plan:
             weight_decay=setting.weight_decay,
             feedback_decay=setting.feedback_decay,
             dropout=self.dropout,
+            clip=self.clip,
+            gamma=setting.gamma,
             seed=self.seed,
             trial=trial,
         )

@@ -49,7 +49,7 @@ def draw_learning_curves(rules: Sequence[str], trials: Sequence[TrialResult], ti
     return _png(figure)
 
 
-def draw_angles(rules: Sequence[str], trials: Sequence[TrialResult], title: str) -> bytes:
+def draw_angles(rules: Sequence[str], trials: Sequence[TrialResult], title: str) -> bytes | None:
     """Angle between the rule's delta and backprop's over epochs, a panel per layer.
 
     Args:
@@ -58,9 +58,11 @@ def draw_angles(rules: Sequence[str], trials: Sequence[TrialResult], title: str)
         title: Heading of the image.
 
     Returns:
-        The PNG image.
+        The PNG image; None where no layer has an angle.
     """
     layers = _layer_names(trials)
+    if not layers:
+        return None
     num_rows = max(1, math.ceil(len(layers) / _PANELS_PER_ROW))
     num_columns = max(1, min(len(layers), _PANELS_PER_ROW))
     figure = Figure(figsize=(num_columns * _PANEL_WIDTH + 1.6, num_rows * _PANEL_HEIGHT + 0.4), layout="constrained")
@@ -93,10 +95,12 @@ def _use_log_scale(axes: Axes, smallest: float, largest: float) -> None:
 
 
 def _layer_names(trials: Sequence[TrialResult]) -> list[str]:
-    """Hidden layers in forward order."""
-    return list(
-        dict.fromkeys(entry.layer for trial in trials for epoch in trial.epochs for entry in hidden_layers(epoch))
-    )
+    """Hidden layers in forward order, those at which some rule has an angle."""
+    entries = (entry for trial in trials for epoch in trial.epochs for entry in hidden_layers(epoch))
+    angles: dict[str, list[float]] = {}
+    for entry in entries:
+        angles.setdefault(entry.layer, []).append(entry.delta)
+    return [layer for layer, values in angles.items() if any(math.isfinite(value) for value in values)]
 
 
 def _angle_curve(trial: TrialResult, layer: str) -> list[float]:

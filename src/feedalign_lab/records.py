@@ -21,8 +21,9 @@ class EpochRecord:
         epoch: Number of the epoch, from 1.
         train_loss: Mean loss over the epoch's steps, measured while training.
         test_error: After the epoch; percent of wrong classes, or the mean squared error.
+        validation_error: The same on the validation part; None where the data set has none.
         seconds: Wall time of the training steps alone.
-        alignment: Angles to backprop after the epoch, one entry per layer.
+        alignment: Angles to backprop after the epoch, one entry per layer; empty where they were not measured.
     """
 
     epoch: int
@@ -30,6 +31,7 @@ class EpochRecord:
     test_error: float
     seconds: float
     alignment: tuple[LayerAlignment, ...]
+    validation_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class RuleSummary:
         test_error: After the last epoch, over the finished trials; None if there is none.
         test_error_last_epochs: The same of each trial's mean over its last ten epochs (all, where there are fewer),
             which is what Frenkel et al. (2021) report.
+        test_error_chosen: The same after the epoch that `chosen_epoch` tells, which the test part has no say in; None
+            where the data set has no validation part.
         angles: Per hidden layer, degrees between the rule's delta and backprop's after the last epoch, averaged over
             the finished trials; nan where there is no signal to compare.
         seconds: Mean wall time of a finished trial's training steps.
@@ -83,6 +87,7 @@ class RuleSummary:
     num_finished: int
     test_error: Spread | None
     test_error_last_epochs: Spread | None
+    test_error_chosen: Spread | None
     angles: dict[str, float]
     seconds: float
 
@@ -90,6 +95,19 @@ class RuleSummary:
 def hidden_layers(record: EpochRecord) -> tuple[LayerAlignment, ...]:
     """The angles of the layers with a feedback point: all but the last, which has the error itself."""
     return tuple(entry for entry in record.alignment if entry.point is not None)
+
+
+def chosen_epoch(result: TrialResult) -> EpochRecord | None:
+    """The epoch one would stop at.
+
+    Args:
+        result: A trial.
+
+    Returns:
+        The first of the epochs with the lowest validation error; None where there is no validation part.
+    """
+    known = [epoch for epoch in result.epochs if epoch.validation_error is not None]
+    return min(known, key=lambda epoch: epoch.validation_error or 0.0, default=None)
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -121,6 +139,7 @@ def summarize(rule: str, results: Iterable[TrialResult]) -> RuleSummary:
     late_errors = [
         statistics.fmean(epoch.test_error for epoch in result.epochs[-NUM_LAST_EPOCHS:]) for result in finished
     ]
+    chosen = [epoch.test_error for result in finished if (epoch := chosen_epoch(result)) is not None]
     layers: dict[str, list[float]] = {}
     for result in finished:
         for entry in hidden_layers(result.epochs[-1]):
@@ -131,6 +150,7 @@ def summarize(rule: str, results: Iterable[TrialResult]) -> RuleSummary:
         num_finished=len(finished),
         test_error=spread(errors) if errors else None,
         test_error_last_epochs=spread(late_errors) if late_errors else None,
+        test_error_chosen=spread(chosen) if chosen else None,
         angles={layer: statistics.fmean(values) for layer, values in layers.items()},
         seconds=statistics.fmean(sum(epoch.seconds for epoch in result.epochs) for result in finished)
         if finished

@@ -16,6 +16,7 @@ _CAPTION = (
     "test error: after the last epoch; angle: degrees between the rule's and backprop's delta at the end of training; "
     "time and memory: of one step, over backprop's"
 )
+_CHOSEN = "chosen epoch"
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -35,10 +36,13 @@ def comparison_table(comparison: Comparison) -> Table:
         caption=_caption(comparison),
     )
     summaries = comparison.summaries()
-    layers = list(dict.fromkeys(layer for summary in summaries for layer in summary.angles))
+    layers = list(dict.fromkeys(layer for summary in summaries for layer in _layers_with_angles(summary)))
     table.add_column("rule")
     table.add_column("rate", justify="right")
     table.add_column(f"test error ({comparison.error_unit})", justify="right", no_wrap=True)
+    has_validation = comparison.dataset.num_validation > 0
+    if has_validation:
+        table.add_column(_CHOSEN, justify="right", no_wrap=True)
     for heading in _angle_headings(layers):
         table.add_column(heading, justify="right")
     table.add_column("time", justify="right")
@@ -49,6 +53,7 @@ def comparison_table(comparison: Comparison) -> Table:
             summary.rule,
             f"{plan.setting(summary.rule).learning_rate:g}",
             _error_cell(summary, comparison.error_unit),
+            *([_chosen_cell(summary, comparison.error_unit)] if has_validation else []),
             *_angle_cells(summary, layers),
             *_cost_cells(cost.get(summary.rule)),
         )
@@ -110,11 +115,26 @@ def _caption(comparison: Comparison) -> str:
     rate = "rate: of Adam" + (f", times {decay:g} after each epoch" if decay < 1 else "")
     lines = [
         f"{rate}; {_CAPTION}",
+        _chosen_remark(comparison),
+        _trivial_sentence(comparison),
         _features_remark(comparison),
         left_out_sentence(comparison.plan.left_out),
         _load_warning(comparison),
     ]
     return "\n".join(line for line in lines if line)
+
+
+def _chosen_remark(comparison: Comparison) -> str:
+    """What the column of the chosen epoch is."""
+    if comparison.dataset.num_validation == 0:
+        return ""
+    return f"{_CHOSEN}: test error after each trial's epoch with the lowest validation error"
+
+
+def _trivial_sentence(comparison: Comparison) -> str:
+    """What would be reached without learning."""
+    told = [f"{_spread_text(error, comparison.error_unit)} ({what})" for what, error in comparison.trivial.items()]
+    return f"test error without learning: {', '.join(told)}"
 
 
 def _features_remark(comparison: Comparison) -> str:
@@ -144,11 +164,21 @@ def _error_cell(summary: RuleSummary, unit: str) -> str:
     return f"{_spread_text(summary.test_error, unit)}{note}"
 
 
+def _chosen_cell(summary: RuleSummary, unit: str) -> str:
+    """Mean and standard deviation at the epochs that validation chose."""
+    return _NOTHING if summary.test_error_chosen is None else _spread_text(summary.test_error_chosen, unit)
+
+
 def _spread_text(error: Spread, unit: str) -> str:
     """Mean and standard deviation."""
     digits = 2 if unit == "%" else 4
     deviation = "" if math.isnan(error.std) else f" ± {error.std:.{digits}f}"
     return f"{error.mean:.{digits}f}{deviation}"
+
+
+def _layers_with_angles(summary: RuleSummary) -> list[str]:
+    """Layers at which there are deltas to compare: there are none at the steps of a recurrent layer."""
+    return [layer for layer, angle in summary.angles.items() if not math.isnan(angle)]
 
 
 def _angle_headings(layers: list[str]) -> list[str]:

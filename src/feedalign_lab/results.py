@@ -15,6 +15,7 @@ RESULTS_NAME = "results.json"
 WEIGHTS_NAME = "weights.pt"
 CURVES_NAME = "learning_curves.png"
 ANGLES_NAME = "angles.png"
+TUNING_NAME = "tuning.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,11 @@ class ResultsFolder:
             raise OutputFolderError(
                 f"The results folder {path} cannot be written ({_reason(error)}): choose another with --out."
             ) from error
-        taken = [name for name in (RESULTS_NAME, WEIGHTS_NAME, CURVES_NAME, ANGLES_NAME) if (path / name).exists()]
+        taken = [
+            name
+            for name in (RESULTS_NAME, WEIGHTS_NAME, CURVES_NAME, ANGLES_NAME, TUNING_NAME)
+            if (path / name).exists()
+        ]
         if taken and not overwrite:
             raise OutputFolderError(
                 f"{path / taken[0]} exists already and was left as it is: "

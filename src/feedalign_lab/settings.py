@@ -7,12 +7,13 @@ than the papers', whose runs last 100 epochs, and favor the rules it was made fo
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from feedalign_lab.data.dataset import Inputs
 from feedalign_lab.errors import UnknownNameError
 from feedalign_lab.models import NetworkName, parse_network_name
-from feedalign_lab.names import DATA_NAMES, PIXEL_NAMES
-from feedalign_lab.papers import bacho, frenkel
+from feedalign_lab.names import DATA_NAMES, PIXEL_NAMES, TASKS_WITHOUT_CLASSES
+from feedalign_lab.papers import bacho, frenkel, recurrent_dfa
 from feedalign_lab.papers.setting import UNTUNED, RuleSetting, RunSetting
 
 TUNED = "ours, tuned on held-out training data"
@@ -40,6 +41,12 @@ _DATA_SETTINGS: Mapping[str, DataSetting] = {
     "fashion-mnist": DataSetting("fc1-500", batch_size=60, epochs=10),
     "cifar10": DataSetting("fc1-500", batch_size=100, epochs=20),
     "cifar100": DataSetting("fc1-1000", batch_size=100, epochs=20),
+    "row-mnist": DataSetting("gru-512", batch_size=100, epochs=5),
+    "row-fashion-mnist": DataSetting("gru-512", batch_size=100, epochs=5),
+    "libras": DataSetting("gru-512", batch_size=10, epochs=100),
+    "ecg200": DataSetting("gru-50", batch_size=256, epochs=500),
+    "strawberry": DataSetting("gru-50", batch_size=10, epochs=100),
+    "mackey-glass": DataSetting("gru-50", batch_size=20, epochs=50),
     "synthetic-regression": DataSetting("fc2-100", batch_size=50, epochs=50),
     "synthetic-classification": DataSetting("fc2-500", batch_size=50, epochs=20),
 }
@@ -55,9 +62,20 @@ _TUNED: Mapping[tuple[str, str], Mapping[str, float]] = {
 }  # fmt: skip
 
 # Where a data set without rates of its own borrows them.
-_LENDERS: Mapping[str, str] = {"fashion-mnist": "mnist", "cifar100": "cifar10"}
+_LENDERS: Mapping[str, str] = {
+    "fashion-mnist": "mnist",
+    "cifar100": "cifar10",
+    "row-mnist": "mnist",
+    "row-fashion-mnist": "mnist",
+}
+_LENDERS_OF_ROWS: Mapping[str, str] = {"row-fashion-mnist": "row-mnist"}
 # The rule from which one without a rate borrows it; all others from backprop.
 _LENDING_RULES: Mapping[str, str] = {"dkp": "dfa", "fdfa": "dfa"}
+_BROADCASTING = ("dfa", "sign-dfa", "drtp", "dkp", "fdfa")
+"""Rules in DFA's place: from it they borrow on recurrent networks, and later steps' errors are discounted alike."""
+_GAMMA = 0.5
+# Backprop through time, which angles are to, takes longer than the epoch of a rule that needs none of it.
+_EPOCHS_BETWEEN_ANGLES = 10
 _LEARNED_FEEDBACK = ("dkp", "fdfa")
 _RATE_OF_SMALL_DATA = 1e-3
 
@@ -90,6 +108,8 @@ def run_setting(data: str, network: str) -> RunSetting:
         The setting, with its source.
     """
     name, defaults = parse_network_name(network), data_setting(data)
+    if name.is_recurrent:
+        return _recurrent_run_setting(data, name, defaults)
     if not name.is_rectified:
         return RunSetting(defaults.batch_size, defaults.epochs, 1.0, "own", OURS)
     inputs: Inputs = "symmetric" if data in PIXEL_NAMES else "own"
@@ -115,12 +135,16 @@ def rule_setting(data: str, network: str, rule: str) -> RuleSetting:
         The setting, with the source of the rates.
     """
     name = parse_network_name(network)
-    if name.is_rectified:
+    if name.is_recurrent:
+        setting = _recurrent_setting(data, name, rule)
+    elif name.is_rectified:
         setting = _rectified_setting(data, name, rule)
     elif data.startswith("synthetic"):
         setting = _synthetic_setting(data, network, rule)
     else:
         setting = _tanh_setting(data, name, rule)
+    if TASKS_WITHOUT_CLASSES.get(data) == "forecasting" and rule in _BROADCASTING:
+        setting = replace(setting, gamma=_GAMMA)
     if rule not in _LEARNED_FEEDBACK:
         return setting
     # 2024 has one rate for both; 2022 has a larger forward rate for its CNN alone.
@@ -133,6 +157,34 @@ def rule_setting(data: str, network: str, rule: str) -> RuleSetting:
 def _is_small(data: str) -> bool:
     """Whether a data set is none of those the papers train ReLU networks on, nor like them."""
     return data == "digits" or data not in PIXEL_NAMES
+
+
+def _recurrent_run_setting(data: str, network: NetworkName, defaults: DataSetting) -> RunSetting:
+    """Batch size and clipping of the paper on recurrent networks, borrowed for what it did not train."""
+    rows = _LENDERS_OF_ROWS.get(data, data)
+    found = recurrent_dfa.batch_size_of(rows, network)
+    batch_size, is_in_paper = found if found is not None else (defaults.batch_size, False)
+    source = recurrent_dfa.APPENDIX_B
+    if not is_in_paper or rows != data:
+        source = f"{UNTUNED}: clipped as in {source}" if found is None else f"{UNTUNED}: as in {source}"
+    return RunSetting(
+        batch_size, defaults.epochs, 1.0, "own", source, recurrent_dfa.CLIP, angles_every=_EPOCHS_BETWEEN_ANGLES
+    )
+
+
+def _recurrent_setting(data: str, network: NetworkName, rule: str) -> RuleSetting:
+    """The rates of the paper on recurrent networks, borrowed for what it did not train."""
+    rows = _LENDERS_OF_ROWS.get(data, data)
+    own = recurrent_dfa.of_paper(data, network, rule)
+    if own is not None:
+        return RuleSetting(own.rate, "default", recurrent_dfa.APPENDIX_B)
+    lender: Literal["dfa", "backprop"] = "dfa" if rule in _BROADCASTING else "backprop"
+    near = recurrent_dfa.nearest(rows, network, lender)
+    if near is None:
+        return RuleSetting(_RATE_OF_SMALL_DATA, "default", f"{UNTUNED}: PyTorch's default")
+    cell = "RNN" if network.family == "rnn" else "GRU"
+    whose = f"that of the {cell} of {near.width} units on {rows} under {lender}"
+    return RuleSetting(near.rate, "default", f"{UNTUNED}: {whose} in {recurrent_dfa.APPENDIX_B}")
 
 
 def _rectified_setting(data: str, network: NetworkName, rule: str) -> RuleSetting:
@@ -152,6 +204,8 @@ def _tanh_setting(data: str, network: NetworkName, rule: str) -> RuleSetting:
     """The rates of Table 3 and our own, borrowed for what neither has."""
     if data == "digits":
         return _digits_setting(network.text, rule)
+    if data not in PIXEL_NAMES:
+        return RuleSetting(_RATE_OF_SMALL_DATA, "default", f"{UNTUNED}: PyTorch's default")
     rows = _LENDERS.get(data, data)
     family = _row_of(network)
     row = frenkel.TABLE_3[rows, family]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import feedalign as fa
 from feedalign_lab.data.augmentation import flip_horizontally
-from feedalign_lab.data.dataset import Dataset
+from feedalign_lab.data.dataset import Dataset, Part, Task
 from feedalign_lab.divergence import check_the_end, checked_step, diverged, first_non_finite
 from feedalign_lab.errors import DivergedError, SettingError
 from feedalign_lab.learner import Learner, LearnerSpec
@@ -33,12 +33,14 @@ class Schedule:
         flip: Mirror training images at random.
         lr_decay: What the learning rate is multiplied with after each epoch, above 0 and at most 1; that of learned
             feedback stays where it has one of its own.
+        angles_every: Epochs from one measurement of the angles to the next, at least 1; the last epoch always has one.
     """
 
     epochs: int
     batch_size: int
     flip: bool = False
     lr_decay: float = 1.0
+    angles_every: int = 1
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -46,6 +48,8 @@ class Schedule:
             raise SettingError(f"The number of epochs must be at least 1, not {self.epochs}.")
         if self.batch_size < 1:
             raise SettingError(f"The batch size must be at least 1, not {self.batch_size}.")
+        if self.angles_every < 1:
+            raise SettingError(f"There must be at least 1 epoch between two measurements, not {self.angles_every}.")
         if not 0 < self.lr_decay <= 1:
             raise SettingError(
                 f"The decay of the learning rate must be above 0 and at most 1, which leaves it constant, "
@@ -137,7 +141,9 @@ def _epochs(learner: Learner, spec: LearnerSpec, schedule: Schedule, dataset: Da
             seconds = time.perf_counter() - start
             learner.decay_learning_rate(schedule.lr_decay)
             test_error = measure_test_error(learner.model, dataset)
-            yield EpochRecord(epoch, train_loss, test_error, seconds, _alignment(learner, fixed))
+            has_angles = epoch % schedule.angles_every == 0 or epoch == schedule.epochs
+            angles = _alignment(learner, fixed) if has_angles else ()
+            yield EpochRecord(epoch, train_loss, test_error, seconds, angles, _validation_error(learner.model, dataset))
 
 
 def _train_epoch(
@@ -176,7 +182,6 @@ def _untrained_loss(learner: Learner, dataset: Dataset, seed: int) -> float:
     return float(learner.loss_function(output, y)) if bool(torch.isfinite(output).all()) else math.nan
 
 
-@torch.no_grad()
 def measure_test_error(model: nn.Module, dataset: Dataset) -> float:
     """Error on the test part.
 
@@ -185,19 +190,29 @@ def measure_test_error(model: nn.Module, dataset: Dataset) -> float:
         dataset: The data set.
 
     Returns:
-        Percent of examples in the wrong class, or for regression the mean squared error.
+        Percent of examples in the wrong class, or where there are no classes the mean squared error.
     """
-    total = torch.zeros((), dtype=torch.float64, device=dataset.x_test.device)
+    return _error(model, dataset.test, dataset.task)
+
+
+def _validation_error(model: nn.Module, dataset: Dataset) -> float | None:
+    """The same on the validation part, if there is one."""
+    return None if dataset.validation is None else _error(model, dataset.validation, dataset.task)
+
+
+@torch.no_grad()
+def _error(model: nn.Module, part: Part, task: Task) -> float:
+    """Percent of wrong classes, or the mean squared error."""
+    total = torch.zeros((), dtype=torch.float64, device=part.x.device)
     with _evaluating(model):
-        batches = zip(dataset.x_test.split(_TEST_BATCH_SIZE), dataset.y_test.split(_TEST_BATCH_SIZE), strict=True)
-        for x, y in batches:
+        for x, y in zip(part.x.split(_TEST_BATCH_SIZE), part.y.split(_TEST_BATCH_SIZE), strict=True):
             output = model(x)
-            if dataset.task == "classification":
+            if task == "classification":
                 total += (output.argmax(1) != y).sum()
             else:
-                total += (output - y).square().mean(1).sum()
-    mean = float(total) / dataset.x_test.shape[0]
-    return 100 * mean if dataset.task == "classification" else mean
+                total += (output - y).square().flatten(1).mean(1).sum()
+    mean = float(total) / part.x.shape[0]
+    return 100 * mean if task == "classification" else mean
 
 
 def _alignment_batch(dataset: Dataset, targets: Tensor, seed: int) -> tuple[Tensor, Tensor]:

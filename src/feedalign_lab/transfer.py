@@ -26,6 +26,7 @@ def train_features(
         How the training went, and the convolutional part's weights, biases and running statistics.
     """
     spec = plan.transfer_spec(trial)
+    dataset = dataset.of_trial(spec.seed, trial)
     learner = make_learner(spec, dataset)
     result = run_trial(learner, spec, plan.transfer_schedule(), dataset, on_epoch)
     return result, features_of(learner.model)

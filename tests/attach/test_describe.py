@@ -186,7 +186,7 @@ def test_frozen_layers_have_no_row_and_unused_ones_a_note() -> None:
 def test_the_table_shows_all_of_it() -> None:
     handle = fa.attach(Perceptron(), fa.DFA(), example_inputs=x)
     head, title, rule, *body = str(handle.describe()).splitlines()
-    assert head == "DFA(positions='auto'), error taken at the model's output"
+    assert head == "DFA(positions='auto', gamma=1.0), error taken at the model's output"
     assert title.split() == ["layer", "feedback", "point", "signal", "feedback", "fired"]
     assert set(rule) == {"-"}
     assert len(body) == 3

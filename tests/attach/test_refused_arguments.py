@@ -102,17 +102,25 @@ def test_a_point_on_a_branch_not_taken_is_refused() -> None:
 
 
 def test_a_point_that_returns_no_tensor_is_refused() -> None:
-    class Recurrent(nn.Module):
+    class Pair(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.rnn, self.head = nn.GRU(5, 4, batch_first=True), nn.Linear(4, 3)
+            self.fc = nn.Linear(5, 4)
 
-        def forward(self, sequence: torch.Tensor) -> torch.Tensor:
-            return self.head(self.rnn(sequence)[0][:, -1])
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            activation = self.fc(x).tanh()
+            return activation, activation.sum(1)
 
-    words = ("'rnn'", "tuple", "not a tensor")
-    inputs = torch.randn(2, 3, 5)
-    assert_refused(Recurrent(), errors.NoFeedbackPointError, *words, example_inputs=inputs, points="rnn")
+    class UsesPair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pair, self.head = Pair(), nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.pair(x)[0])
+
+    words = ("'pair'", "tuple", "not a tensor")
+    assert_refused(UsesPair(), errors.NoFeedbackPointError, *words, example_inputs=x, points="pair")
 
 
 def test_a_point_without_trainable_layers_before_it_is_refused() -> None:

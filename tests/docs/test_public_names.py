@@ -29,9 +29,10 @@ def classes_of(module: object) -> list[str]:
 
 
 def objects() -> list[str]:
-    """Public names of classes and functions, those of the modules `errors` and `measure` included."""
+    """Public names of classes and functions, those of the modules `errors`, `measure` and `nn` included."""
     names = [name for name in fa.__all__ if not inspect.ismodule(getattr(fa, name)) and name != "ALL_RULES"]
     names += [f"measure.{name}" for name in fa.measure.__all__]
+    names += [f"nn.{name}" for name in fa.nn.__all__]
     names += [f"errors.{name}" for name in classes_of(fa.errors)]
     return names
 
@@ -62,7 +63,7 @@ def test_the_pages_name_nothing_that_is_not_there() -> None:
 
 def test_all_rules_and_modules_are_named_in_the_reference() -> None:
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-    for name in ("ALL_RULES", "measure", "errors"):
+    for name in ("ALL_RULES", "measure", "nn", "errors"):
         assert f"`fa.{name}`" in page
 
 

@@ -15,6 +15,7 @@ import feedalign as fa
 from feedalign.rules import LayerwiseRule, WeightRule
 from feedalign.rules.forward_gradient import SlopeRule
 from integration.gradients import Gradients, cross_entropy
+from integration.steps_by_hand import POINT, StepsByHand, sum_of_later
 
 
 def gradients_by_hand(
@@ -84,8 +85,8 @@ def signals_by_hand(rule: fa.Rule, passed: Passed) -> list[Tensor]:
     """Teaching signals in the order of the activations."""
     if not isinstance(rule, SlopeRule):
         vector = broadcast_by_hand(rule, passed.error, passed.targets)
-        pairs = zip(passed.feedback.values(), passed.taps.values(), strict=True)
-        return [delivered(vector @ feedback, tap) for feedback, tap in pairs]
+        pairs = zip(passed.feedback.values(), passed.taps.items(), strict=True)
+        return [delivered(_heard(vector, name) @ feedback, tap) for feedback, (name, tap) in pairs]
     signals = []
     for (name, tap), u in zip(passed.taps.items(), passed.drawn, strict=True):
         error, tangents = passed.error, passed.tangents
@@ -95,6 +96,11 @@ def signals_by_hand(rule: fa.Rule, passed: Passed) -> list[Tensor]:
         parts = [per_sample((error * t).flatten(1).sum(1), d) for t, d in zip(tangents, u, strict=True)]
         signals.append(torch.stack(parts).mean(0))
     return signals
+
+
+def _heard(vector: Tensor, name: str) -> Tensor:
+    """A state of a recurrent layer hears of the errors of its own and all later steps."""
+    return sum_of_later(vector) if name.endswith(POINT) else vector
 
 
 def learned_by_hand(rule: fa.Rule, passed: Passed) -> list[Tensor]:
@@ -233,6 +239,9 @@ def activations(
     taps: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
     names = {model.get_submodule(point): point for point in points}
+    for module in model.modules():
+        if isinstance(module, StepsByHand):
+            module.through_time = not cut
 
     def note(module: nn.Module, args: Any, activation: Tensor) -> Tensor | None:
         point = names[module]

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import feedalign as fa
 from attach.models import Convolutional, Functional, Perceptron, SharedActivation, Wrapper, batch, images
+from attach.sequence_models import Recurrent, tokens
 from integration.gradients import ALL_RULES, AVERAGED, PERTURBING, attached, draws_recorded, gradients, step
 
 NUM_RANKS = 2
@@ -30,11 +31,14 @@ MODELS: dict[str, Callable[[int], nn.Module]] = {
     "shared activation": SharedActivation,
     "convolutional": Convolutional,
     "functional": Functional,
+    "recurrent": Recurrent,
 }
 
 
 def data_for(name: str) -> tuple[torch.Tensor, torch.Tensor]:
     """The whole batch."""
+    if name == "recurrent":
+        return tokens(8)
     return images(8) if name == "convolutional" else batch(8)
 
 
@@ -133,10 +137,11 @@ def main(rank: int, folder: Path) -> None:
         if not isinstance(rule, fa.Shallow):  # find_unused_parameters allows one forward for a backward
             seen[f"two forwards {rule.name}"] = two_forwards(rule, rank)
     for rule in (fa.FA(), fa.DFA(), fa.DRTP()):
-        for name in ("shared activation", "convolutional"):
+        for name in ("shared activation", "convolutional", "recurrent"):
             seen[f"{name} {rule.name}"] = one_and_two_steps(name, rule, rank)
     for rule in (fa.FDFA(), fa.ActivityPerturbed(), fa.WeightPerturbed()):
-        seen[f"functional {rule.name}"] = one_and_two_steps("functional", rule, rank)
+        for name in ("functional", "recurrent"):
+            seen[f"{name} {rule.name}"] = one_and_two_steps(name, rule, rank)
     for rule in TRAINED:
         seen[f"trained {rule!r}"] = several_steps("perceptron", rule, rank)
     torch.save(seen, folder / f"{rank}.pt")

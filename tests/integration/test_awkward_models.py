@@ -45,6 +45,7 @@ from integration.gradients import (
     numbered_gradients,
     step,
 )
+from integration.steps_by_hand import with_steps_by_hand
 
 x, y = batch()
 
@@ -135,9 +136,14 @@ AWKWARD: dict[str, tuple[Callable[[], nn.Module], Sequence[str], tuple[Any, Tens
     "tokens": (Tokens, ACTS, tokens()),
     "tied weights": (TiedWeights, ["act1"], (tokens()[0], tokens()[0])),
     "attention": (Attentive, ACTS, tokens()),
-    "recurrent": (Recurrent, ACTS, tokens()),
+    "recurrent": (Recurrent, ("act1", "rnn.layer0", "act2"), tokens()),
+    "recurrent through time": (Recurrent, ACTS, tokens()),
     "sentence": (SentenceClassifier, ACTS, (tokens()[0], tokens()[1][:, 0])),
 }
+
+
+# Points that are not the model's own.
+NAMED = {"recurrent through time": list(ACTS)}
 
 
 def seeded(run: Callable[[], Any]) -> Any:
@@ -168,7 +174,7 @@ CASES = [pytest.param(name, rule, id=f"{name}-{rule.name}") for name in AWKWARD 
 
 
 def assert_as_by_hand(
-    make: Callable[[], nn.Module], rule: fa.Rule, inputs: Tensor, targets: Tensor, points: Sequence[str], **options: Any
+    make: Callable[[], nn.Module], rule: fa.Rule, inputs: Tensor, targets: Tensor, at: Sequence[str], **options: Any
 ) -> None:
     """One step in double precision, to the last digits."""
     inputs = inputs.double() if inputs.is_floating_point() else inputs
@@ -178,14 +184,16 @@ def assert_as_by_hand(
             seeded(lambda: step(model, inputs, targets))
         feedback = drawn_feedback(model, rule)
         plain = make().double()
-        expected = seeded(lambda: gradients_by_hand(plain, rule, feedback, inputs, targets, points, drawn))
+        if isinstance(rule, (PointRule, fa.Shallow)):
+            with_steps_by_hand(plain, at)
+        expected = seeded(lambda: gradients_by_hand(plain, rule, feedback, inputs, targets, at, drawn))
     assert_same_gradients(numbered_gradients(model), expected, tolerance=1e-12)
 
 
 @pytest.mark.parametrize(("name", "rule"), CASES)
 def test_gradients_are_those_by_hand(name: str, rule: fa.Rule) -> None:
     make, points, (inputs, targets) = AWKWARD[name]
-    assert_as_by_hand(make, rule, inputs, targets, points)
+    assert_as_by_hand(make, rule, inputs, targets, points, points=NAMED.get(name))
 
 
 @pytest.mark.parametrize("rule", [

@@ -102,7 +102,11 @@ APART = (fa.NoisyBackprop, fa.FDFA, fa.ActivityPerturbed, fa.LocalGreedy, fa.Wei
 """Rules under which each rank draws for itself."""
 TOGETHER = [rule for rule in ALL_RULES if not isinstance(rule, APART)]
 CASES = [("perceptron", rule) for rule in TOGETHER]
-CASES += [(name, rule) for name in ("shared activation", "convolutional") for rule in (fa.FA(), fa.DFA(), fa.DRTP())]
+CASES += [
+    (name, rule)
+    for name in ("shared activation", "convolutional", "recurrent")
+    for rule in (fa.FA(), fa.DFA(), fa.DRTP())
+]
 
 
 @pytest.mark.parametrize(("name", "rule"), CASES, ids=[f"{name}-{rule.name}" for name, rule in CASES])
@@ -117,7 +121,11 @@ def test_gradients_are_those_of_the_whole_batch(ranks: list[dict[str, Any]], nam
 
 
 DRAWING = [("perceptron", rule) for rule in ALL_RULES if isinstance(rule, APART)]
-DRAWING += [("functional", rule) for rule in (fa.FDFA(), fa.ActivityPerturbed(), fa.WeightPerturbed())]
+DRAWING += [
+    (name, rule)
+    for name in ("functional", "recurrent")
+    for rule in (fa.FDFA(), fa.ActivityPerturbed(), fa.WeightPerturbed())
+]
 
 
 @pytest.mark.parametrize(("name", "rule"), DRAWING, ids=[f"{name}-{rule.name}" for name, rule in DRAWING])

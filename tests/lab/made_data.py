@@ -2,7 +2,7 @@
 
 import torch
 
-from feedalign_lab.data.dataset import Dataset
+from feedalign_lab.data.dataset import Dataset, Part, pooled_dataset
 
 SHAPES = {"mnist": (1, 28, 28), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32)}
 
@@ -22,3 +22,20 @@ def made(data: str, num_examples: int = 16, *, shape: tuple[int, ...] | None = N
         values = torch.rand(num_examples, num_classes, generator=draws)
         return Dataset(data, x, values, x, values, None, "regression", "made")
     return Dataset(data, x, y, x, y, num_classes, "classification", "made")
+
+
+def made_series(
+    num_examples: int = 24, *, num_steps: int = 6, is_redrawn: bool = False, is_forecast: bool = False
+) -> Dataset:
+    """Series [N, T, 2] whose class is the sign of their mean; or whose values two steps later are to be told."""
+    draws = torch.Generator().manual_seed(0)
+    y = torch.arange(num_examples) % 2
+    x = torch.randn(num_examples, num_steps, 2, generator=draws) + (2.0 * y - 1).view(-1, 1, 1)
+    if is_forecast:
+        waves = torch.sin(torch.arange(num_steps + 2.0) * 0.7 + torch.rand(num_examples, 1, generator=draws) * 6)
+        x, values = waves[:, :-2, None], waves[:, 2:, None]
+        part = Part(x[::2], values[::2])
+        return Dataset("mackey-glass", x, values, x, values, None, "forecasting", "made", validation=part)
+    if is_redrawn:
+        return pooled_dataset("libras", Part(x, y), 2, "made")
+    return Dataset("row-mnist", x, y, x, y, 2, "classification", "made")

@@ -72,13 +72,19 @@ def test_results_say_how_they_came_about(tmp_path: Path) -> None:
     assert torch.get_num_threads() == before
     results = results_in(tmp_path)
     assert results["config"]["seed"] == 7
-    assert results["config"]["schedule"] == {"epochs": 1, "batch_size": 32, "flip": False, "lr_decay": 1.0}
+    assert results["config"]["schedule"] == {
+        "epochs": 1,
+        "batch_size": 32,
+        "flip": False,
+        "lr_decay": 1.0,
+        "angles_every": 1,
+    }
     assert results["environment"]["torch"] == torch.__version__
     assert results["environment"]["num_threads"] == before + 1
     assert set(results["environment"]) >= {"python", "numpy", "feedalign", "git_commit", "device", "num_cpus"}
-    assert set(results["seeds"][0]) == {"weights", "feedback", "order", "dropout", "classifier"}
+    assert set(results["seeds"][0]) == {"weights", "feedback", "order", "dropout", "classifier", "split"}
     (epoch,) = results["trials"][0]["epochs"]
-    assert set(epoch) == {"epoch", "train_loss", "test_error", "seconds", "alignment"}
+    assert set(epoch) == {"epoch", "train_loss", "test_error", "validation_error", "seconds", "alignment"}
     assert [layer["layer"] for layer in epoch["alignment"]] == ["fc1", "fc2", "fc3"]
 
 
@@ -138,7 +144,9 @@ def test_results_stand_alone(tmp_path: Path) -> None:
     assert results["data"] == {
         "task": "classification",
         "num_train": 1297,
+        "num_validation": 0,
         "num_test": 500,
+        "is_redrawn": False,
         "input_shape": [64],
         "num_outputs": 10,
         "normalization": load("digits").normalization,
@@ -198,6 +206,7 @@ def test_settings_of_the_network_are_recorded_with_their_source(tmp_path: Path) 
         "feedback_learning_rate": 1e-3,
         "weight_decay": 0.0,
         "feedback_decay": 0.0,
+        "gamma": None,
     }
     assert results["features"] == []
 

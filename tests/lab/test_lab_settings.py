@@ -3,18 +3,20 @@
 from contextlib import nullcontext
 
 import pytest
-from made_data import made
+from made_data import made, made_series
 
 import feedalign as fa
 from feedalign.errors import FeedalignError
+from feedalign.rules import DirectRule
 from feedalign_lab.choices import Case, lack, left_out, make_rule, parse_rule_names
 from feedalign_lab.errors import SettingError, UnknownNameError
 from feedalign_lab.learner import LearnerSpec, make_learner
-from feedalign_lab.models import build_network
+from feedalign_lab.models import build_network, parse_network_name
 from feedalign_lab.models.transfer import features_of
-from feedalign_lab.names import DATA_NAMES, NETWORK_NAMES
+from feedalign_lab.names import DATA_NAMES, NETWORK_NAMES, SERIES_NAMES
 from feedalign_lab.papers.bacho import APPENDIX_A, SECTION_IV, START_OF_DFA
 from feedalign_lab.papers.frenkel import SYNTHETIC_SOURCE, TABLE_3_SOURCE
+from feedalign_lab.papers.recurrent_dfa import APPENDIX_B
 from feedalign_lab.papers.setting import UNTUNED
 from feedalign_lab.settings import TUNED, data_setting, rule_setting, run_setting
 
@@ -70,6 +72,53 @@ def test_every_rule_has_a_rate_on_every_network(data: str) -> None:
         for rule in fa.ALL_RULES:
             assert 0 < rule_setting(data, network, rule.name).learning_rate < 1
     assert data_setting(data).epochs > 0
+
+
+@pytest.mark.parametrize(
+    ("data", "network", "rule", "rate"),
+    [
+        ("libras", "rnn-512", "backprop", 5e-4),
+        ("libras", "gru-before-512", "backprop", 1e-2),
+        ("libras", "gru-before-512", "dfa", 5e-4),
+        ("strawberry", "rnn-512", "dfa", 5e-4),
+        ("strawberry", "rnn-50", "backprop", 5e-4),
+        ("strawberry", "gru-before-50", "backprop", 5e-3),
+        ("ecg200", "gru-before-50", "dfa", 1e-2),
+        ("ecg200", "rnn-50", "dfa", 5e-4),
+        ("row-mnist", "gru-before-512", "dfa", 5e-3),
+        ("row-mnist", "gru-before-512", "backprop", 5e-4),
+        ("row-mnist", "rnn-512", "dfa", 5e-3),
+    ],
+)
+def test_rates_of_the_recurrent_networks(data: str, network: str, rule: str, rate: float) -> None:
+    setting = rule_setting(data, network, rule)
+    assert (setting.learning_rate, setting.weight_init, setting.source) == (rate, "default", APPENDIX_B)
+
+
+@pytest.mark.parametrize(
+    ("data", "network", "rule", "rate"),
+    [
+        ("libras", "gru-512", "dfa", 5e-4),
+        ("libras", "gru-before-512-x2", "backprop", 1e-2),
+        ("libras", "lstm-512", "backprop", 1e-2),
+        ("libras", "gru-before-50", "backprop", 1e-2),
+        ("libras", "gru-before-512", "fa", 1e-2),
+        ("ecg200", "gru-before-50", "drtp", 1e-2),
+        ("ecg200", "gru-before-50", "fdfa", 1e-2),
+        ("row-mnist", "rnn-512", "backprop", 5e-4),
+        ("row-mnist", "rnn-512", "dkp", 5e-3),
+        ("row-fashion-mnist", "rnn-512", "dfa", 5e-3),
+        ("mackey-glass", "gru-50", "shallow", 1e-3),
+        ("digits", "gru-50", "dfa", 1e-3),
+        ("libras", "fc1-500", "dfa", 1e-3),
+        ("libras", "mlp1-500", "dfa", 1e-3),
+        ("row-mnist", "fc1-500", "dfa", 1.5e-4),
+    ],
+)
+def test_recurrent_cases_that_the_paper_does_not_have(data: str, network: str, rule: str, rate: float) -> None:
+    setting = rule_setting(data, network, rule)
+    assert setting.source.startswith(UNTUNED)
+    assert setting.learning_rate == rate
 
 
 def of_feedback(data: str, network: str, rule: str) -> tuple[float | None, float, float]:
@@ -138,6 +187,16 @@ def test_learned_feedback_has_a_rate_and_dkp_decays() -> None:
         ("mnist", "mlp2-100", 64, 0.95, "symmetric", f"{UNTUNED}: as in {SECTION_IV}"),
         ("digits", "mlp2-20", 32, 1.0, "symmetric", "ours"),
         ("synthetic-classification", "mlp2-20", 50, 1.0, "own", "ours"),
+        ("libras", "gru-before-512", 10, 1.0, "own", APPENDIX_B),
+        ("libras", "gru-512", 10, 1.0, "own", f"{UNTUNED}: as in {APPENDIX_B}"),
+        ("strawberry", "rnn-512", 100, 1.0, "own", APPENDIX_B),
+        ("strawberry", "rnn-50", 256, 1.0, "own", APPENDIX_B),
+        ("ecg200", "gru-before-50", 256, 1.0, "own", APPENDIX_B),
+        ("row-mnist", "rnn-512", 100, 1.0, "own", APPENDIX_B),
+        ("row-mnist", "rnn-50", 10, 1.0, "own", APPENDIX_B),
+        ("row-fashion-mnist", "rnn-50", 10, 1.0, "own", f"{UNTUNED}: as in {APPENDIX_B}"),
+        ("mackey-glass", "gru-50", 20, 1.0, "own", f"{UNTUNED}: clipped as in {APPENDIX_B}"),
+        ("row-mnist", "mlp2-800", 64, 0.95, "symmetric", f"{UNTUNED}: as in {SECTION_IV}"),
     ],
 )
 def test_what_comes_with_network_and_data(
@@ -148,6 +207,7 @@ def test_what_comes_with_network_and_data(
         batch_size, lr_decay, inputs, source,
     )  # fmt: skip
     assert setting.epochs == data_setting(data).epochs
+    assert setting.clip == (2.0 if parse_network_name(network).is_recurrent else None)
 
 
 @pytest.mark.parametrize("data", DATA_NAMES)
@@ -171,10 +231,18 @@ def test_every_rule_has_a_setting_on_every_network(data: str) -> None:
         ("cifar10", "conv", True),
         ("synthetic-regression", "fc2-8", False),
         ("synthetic-regression", "mlp2-8", False),
+        ("row-mnist", "rnn-8", False),
+        ("row-mnist", "gru-8", False),
+        ("row-mnist", "gru-before-8-x2", False),
+        ("row-mnist", "lstm-8", False),
+        ("mackey-glass", "gru-8", False),
+        ("mackey-glass", "gru-8-x2", False),
     ],
 )
 def test_rules_that_are_left_out_are_those_that_fail(data: str, network: str, is_transfer: bool) -> None:
-    dataset, case = made(data, 4), Case.named(data, network, is_transfer=is_transfer)
+    is_series, is_forecast = data in SERIES_NAMES, data == "mackey-glass"
+    dataset = made_series(4, is_forecast=is_forecast) if is_series else made(data, 4)
+    case = Case.named(data, network, is_transfer=is_transfer)
     features = features_of(build_network(network, dataset, seed=0)) if is_transfer else None
     for rule in fa.ALL_RULES:
         spec = LearnerSpec(rule.name, network, 1e-3, feedback_learning_rate=of_feedback(data, network, rule.name)[0])
@@ -200,6 +268,15 @@ DIGITS = Case.named("digits", "fc2-20")
         ("mnist", "conv", True, {"lg-fg-a": "needs two hidden layers that learn"}),
         ("cifar10", "conv", True, {}),
         ("cifar100", "alexnet", True, {"drtp": "needs hidden units that saturate, such as tanh"}),
+        ("libras", "gru-512", False, {"lg-fg-a": "needs two hidden layers that learn"}),
+        ("libras", "gru-512-x2", False, {}),
+        ("mackey-glass", "rnn-50", False, {"drtp": "needs classes", "lg-fg-a": "needs classes"}),
+        (
+            "row-mnist",
+            "lstm-50-x2",
+            False,
+            {"fg-w": "needs forward-mode differentiation, which torch's LSTM does not have"},
+        ),
     ],
 )
 def test_all_rules_means_those_that_can_learn_it(
@@ -225,6 +302,18 @@ def test_rules_that_do_not_exist_or_do_not_suit() -> None:
         parse_rule_names("dfa,drtp", Case.named("synthetic-regression", "fc2-100"))
     with pytest.raises(SettingError, match="drtp needs hidden units that saturate"):
         parse_rule_names("drtp", Case.named("mnist", "mlp2-800"))
+
+
+def test_gamma_is_that_of_rules_that_broadcast() -> None:
+    assert make_rule("dfa", "forecasting", 0.25) == fa.DFA(gamma=0.25)
+    assert make_rule("sign-dfa", "forecasting", 0.25) == fa.SignDFA(link="other", gamma=0.25)
+    assert make_rule("backprop", "forecasting", 0.25) == fa.Backprop()
+    assert make_rule("dfa", "forecasting") == fa.DFA()
+    broadcasting = {rule.name for rule in fa.ALL_RULES if issubclass(rule, DirectRule)}
+    for rule in fa.ALL_RULES:
+        gamma = rule_setting("mackey-glass", "gru-50", rule.name).gamma
+        assert (gamma is not None) == (rule.name in broadcasting)
+        assert rule_setting("libras", "gru-50", rule.name).gamma is None
 
 
 def test_sign_rule_of_a_regression_takes_the_scale_from_the_batch() -> None:

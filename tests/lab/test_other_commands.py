@@ -62,7 +62,7 @@ def test_describe_unknown_rule(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Did you mean" in one_line(capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("command", ["compare", "train", "describe", "rules"])
+@pytest.mark.parametrize("command", ["compare", "train", "tune", "describe", "rules"])
 def test_help_teaches_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     assert f"feedalign {command} --" in capsys.readouterr().out

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from feedalign.recurrent.cell import Cell, Gradients, Ran, Trace, Wanted, Weights
 from feedalign.recurrent.fused import Direction, run_fused, run_in_copies, side_by_side
 from feedalign.recurrent.in_place import by_hand, is_followed, may_write, tanh_
-from feedalign.recurrent.products import add_product, product
+from feedalign.recurrent.products import add_product, adding, product
 from feedalign.recurrent.rows import Block, Signals, blocks_of, ends, joined, meeting, pieces_before, walk
 from feedalign.recurrent.steps import Steps
 from feedalign.recurrent.sums import Sums
@@ -100,6 +100,7 @@ def _run_in_place(inputs: Tensor, initial: Tensor, weights: Weights, steps: Step
     """A loop over time of five operations a step; gates are made in the place of what enters them."""
     num_units = initial.shape[1]
     output = initial.new_empty(steps.num_rows, num_units)
+    add = adding(weights.hh, steps.num_samples)
     state = None
     for block in blocks_of(output, steps, reverse):
         stacked, n = _enter(inputs[block.rows], weights)
@@ -110,7 +111,7 @@ def _run_in_place(inputs: Tensor, initial: Tensor, weights: Weights, steps: Step
         for offset in reversed(range(len(sizes))) if reverse else range(len(sizes)):
             all_three, rz, r_t, z_t, q_t, n_t, after = own_steps[offset]
             before = meeting(sizes[offset], state, initial)
-            add_product(all_three, before, weights.hh)
+            add(all_three, before)
             rz.sigmoid_()
             state = torch.lerp(n_t.addcmul_(r_t, q_t).tanh_(), before, z_t, out=after)
     return Direction(output, (ends(output, steps, reverse),))

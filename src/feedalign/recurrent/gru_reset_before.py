@@ -37,9 +37,8 @@ class Gates(NamedTuple):
 class ResetBeforeGRU(Cell):
     """The paper's GRU in torch's layout: gates r, z, n, with `n = tanh(x W_in^T + b_in + (r * h) W_hn^T + b_hn)`.
 
-    Its forward is a loop over time of six operations a step, which write to memory that is there before the loop begins.
-    It keeps the gates, which it makes anyway, so that the gradients need not make them again. The equations are in
-    `naive`.
+    Its forward is a loop over time of six operations a step, which write to memory that is there before the loop. It
+    keeps the gates, which it makes anyway, so that the gradients need not make them again. Equations: see `naive`.
     """
 
     num_gates: ClassVar[int] = 3

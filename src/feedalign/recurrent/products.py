@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -29,6 +31,19 @@ def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return made.permute(0, 2, 3, 1).reshape(rows.shape[0], -1)
 
 
+def adding(weight: Tensor, num_rows: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return what adds `rows @ weight^T` to its first argument in place, and returns that; for many calls.
+
+    Args:
+        weight: `[C, K]`.
+        num_rows: How many rows a call has, at most.
+    """
+    if convolves(weight, num_rows):
+        return lambda total, rows: total.add_(product(rows, weight))
+    columns = weight.t()
+    return lambda total, rows: total.addmm_(rows, columns)
+
+
 def add_product(total: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
     """Add `rows @ weight^T` in place.
 
@@ -37,9 +52,7 @@ def add_product(total: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
         rows: `[R, K]`.
         weight: `[C, K]`.
     """
-    if not convolves(rows, weight.shape[0]):
-        return total.addmm_(rows, weight.t())
-    return total.add_(product(rows, weight))
+    return adding(weight, rows.shape[0])(total, rows)
 
 
 def add_sum(total: Tensor, delta: Tensor, rows: Tensor) -> Tensor:
@@ -60,13 +73,18 @@ def add_sum(total: Tensor, delta: Tensor, rows: Tensor) -> Tensor:
     return total.add_(made[1][:, :, 0, 0])
 
 
-def convolves(rows: Tensor, num_columns: int) -> bool:
-    """Whether a product of rows `[R, K]` to `[R, num_columns]` is made by a convolution."""
-    if rows.dtype != torch.float32 or rows.shape[0] * rows.shape[1] * num_columns < _MIN_MULTIPLICATIONS:
+def convolves(factor: Tensor, other_size: int) -> bool:
+    """Whether a product is made by a convolution.
+
+    Args:
+        factor: One of its factors.
+        other_size: The size of the other that this one has not.
+    """
+    if factor.dtype != torch.float32 or factor.numel() * other_size < _MIN_MULTIPLICATIONS:
         return False
-    has_fast_convolution = rows.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    has_fast_convolution = factor.device.type == "cpu" and torch.backends.mkldnn.is_available()
     # With one thread torch takes another kernel.
-    return has_fast_convolution and torch.get_num_threads() > 1 and is_plain(rows)
+    return has_fast_convolution and torch.get_num_threads() > 1 and is_plain(factor)
 
 
 def _image(rows: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from feedalign.recurrent.cell import Cell, Gradients, Ran, Trace, Wanted, Weights
 from feedalign.recurrent.fused import Direction, Operation, run_fused, run_in_copies, side_by_side
 from feedalign.recurrent.in_place import by_hand, is_followed, may_write
-from feedalign.recurrent.products import add_product, product
+from feedalign.recurrent.products import adding, product
 from feedalign.recurrent.rows import Signals, blocks_of, ends, meeting, pieces_before, walk
 from feedalign.recurrent.steps import Steps
 from feedalign.recurrent.sums import Sums
@@ -47,11 +47,11 @@ class _VanillaRNN(Cell):
     def _in_place(self, inputs: Tensor, initial: Tensor, weights: Weights, steps: Steps, reverse: bool) -> Direction:
         """One product for all inputs, in whose place the states are made."""
         output = product(inputs, weights.ih, weights.bias)
-        states = output.split(steps.batch_sizes)
+        states, sizes = output.split(steps.batch_sizes), steps.batch_sizes
+        add = adding(weights.hh, steps.num_samples)
         state = None
         for t in steps.order(reverse):
-            before = meeting(steps.batch_sizes[t], state, initial)
-            state = self.activate_(add_product(states[t], before, weights.hh))
+            state = self.activate_(add(states[t], meeting(sizes[t], state, initial)))
         return Direction(output, (ends(output, steps, reverse),))
 
     def _in_copies(self, inputs: Tensor, initial: Tensor, weights: Weights, steps: Steps, reverse: bool) -> Direction:

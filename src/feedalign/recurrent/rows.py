@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -11,9 +12,9 @@ from torch import Tensor
 from feedalign.recurrent.in_place import is_plain
 from feedalign.recurrent.steps import Steps
 
-# One huge temporary costs more in page faults than its arithmetic, and many small ones more calls: a block has so many
-# rows, or so many numbers `[rows, H]`, whichever are more rows.
-ROWS_OF_A_BLOCK = 400
+# What is made of a block should be the same memory in every block: new memory costs more in page faults than the
+# arithmetic on it. So many rows are enough for products to run at full speed; wide ones are fewer.
+ROWS_OF_A_BLOCK = 1024
 NUMBERS_OF_A_BLOCK = 1 << 19
 NUMBERS_ON_A_DEVICE = 1 << 24
 
@@ -64,10 +65,11 @@ def blocks(steps: Steps, num_rows: int) -> Iterator[Block]:
         num_rows: How many rows a block should have at most; it has at least one step.
     """
     first = 0
-    for last in range(1, steps.num_steps + 1):
-        if last == steps.num_steps or steps.starts[last + 1] - steps.starts[first] > num_rows:
-            yield Block(first, last, steps.starts[first], steps.starts[last])
-            first = last
+    while first < steps.num_steps:
+        last = bisect_right(steps.starts, steps.starts[first] + num_rows) - 1
+        last = min(max(last, first + 1), steps.num_steps)
+        yield Block(first, last, steps.starts[first], steps.starts[last])
+        first = last
 
 
 def blocks_of(output: Tensor, steps: Steps, reverse: bool = False) -> list[Block]:
@@ -91,8 +93,9 @@ def num_rows_of_a_block(output: Tensor, steps: Steps) -> int:
     """
     if not is_plain(output):
         return steps.num_rows
-    numbers = NUMBERS_OF_A_BLOCK if output.device.type == "cpu" else NUMBERS_ON_A_DEVICE
-    return max(ROWS_OF_A_BLOCK, numbers // output.shape[1])
+    if output.device.type != "cpu":
+        return NUMBERS_ON_A_DEVICE // output.shape[1]
+    return min(ROWS_OF_A_BLOCK, NUMBERS_OF_A_BLOCK // output.shape[1])
 
 
 def pieces_before(block: Block, states: Tensor, initial: Tensor, steps: Steps, reverse: bool) -> list[Piece]:
@@ -106,11 +109,11 @@ def pieces_before(block: Block, states: Tensor, initial: Tensor, steps: Steps, r
         reverse: The previous state of a row is that of the same sample one step later.
     """
     found: list[_Run] = []
-    for t in range(block.first, block.last):
-        for run in _runs_before(t, steps, reverse):
-            last = found[-1] if found else None
-            if last and run.is_initial == last.is_initial and run.source == last.source + last.size:
-                found[-1] = last._replace(size=last.size + run.size)
+    for first, last in steps.stretches:
+        for run in _runs_of_stretch(max(first, block.first), min(last, block.last), steps, reverse):
+            before = found[-1] if found else None
+            if before and run.is_initial == before.is_initial and run.source == before.source + before.size:
+                found[-1] = before._replace(size=before.size + run.size)
             else:
                 found.append(run)
     pieces = [
@@ -137,13 +140,26 @@ class _Run(NamedTuple):
     is_initial: bool
 
 
+def _runs_of_stretch(first: int, last: int, steps: Steps, reverse: bool) -> list[_Run]:
+    """Of steps of one batch size, all but one have their previous states in one place."""
+    if last <= first:
+        return []
+    starts = steps.starts
+    if reverse:
+        inner = _Run(starts[first], starts[first + 1], starts[last - 1] - starts[first], False)
+        runs = [inner, *_runs_before(last - 1, steps, reverse)]
+    else:
+        inner = _Run(starts[first + 1], starts[first], starts[last] - starts[first + 1], False)
+        runs = [*_runs_before(first, steps, reverse), inner]
+    return [run for run in runs if run.size]
+
+
 def _runs_before(t: int, steps: Steps, reverse: bool) -> list[_Run]:
     start, size = steps.starts[t], steps.batch_sizes[t]
     if not reverse:
         return [_Run(start, 0, size, True) if t == 0 else _Run(start, steps.starts[t - 1], size, False)]
     later = steps.batch_sizes[t + 1] if t + 1 < steps.num_steps else 0
-    runs = [_Run(start, start + size, later, False), _Run(start + later, later, size - later, True)]
-    return [run for run in runs if run.size]
+    return [_Run(start, start + size, later, False), _Run(start + later, later, size - later, True)]
 
 
 def joined(pieces: Sequence[Piece]) -> Tensor:
@@ -173,7 +189,7 @@ class Signals:
         # Blocks of one batch differ in length only at the end: one small copy, which stays in the cache, serves all.
         count = block.stop - block.start
         if self.repeated is None or self.repeated.shape[0] < count:
-            self.repeated = self.signal.repeat(block.last - block.first, 1)
+            self.repeated = self.signal.expand(block.last - block.first, *self.signal.shape).flatten(0, 1)
         return self.repeated[:count]
 
 
@@ -190,7 +206,7 @@ def walk(steps: Steps, reverse: bool) -> Iterator[tuple[slice, slice]]:
     order = range(steps.num_steps)
     for t in reversed(order) if reverse else order:
         for start, source, size, is_initial in _runs_before(t, steps, reverse):
-            if not is_initial:
+            if size and not is_initial:
                 yield slice(start, start + size), slice(source, source + size)
 
 
@@ -202,9 +218,11 @@ def meeting(size: int, states: Tensor | None, initial: Tensor) -> Tensor:
         states: Those of the step that ran before it; None at the first.
         initial: The states before the first step of each sample, `[N, H]`.
     """
-    running = 0 if states is None else states.shape[0]
-    if states is None or running == 0:
+    if states is None:
         return initial[:size]
+    running = states.shape[0]
+    if size == running:
+        return states
     return torch.cat([states, initial[running:size]]) if size > running else states[:size]
 
 

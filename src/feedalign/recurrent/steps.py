@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -54,6 +55,12 @@ class Steps:
         for size in self.batch_sizes:
             starts.append(starts[-1] + size)
         return tuple(starts)
+
+    @cached_property
+    def stretches(self) -> tuple[tuple[int, int], ...]:
+        """Stretches of steps of one batch size: the first of each and the one behind its last."""
+        turns = [t for t in range(1, self.num_steps) if self.batch_sizes[t] != self.batch_sizes[t - 1]]
+        return tuple(pairwise((0, *turns, self.num_steps)))
 
     def order(self, reverse: bool) -> range:
         """Return the steps in the order in which a direction takes them."""

@@ -32,12 +32,21 @@ def load(name: str, device: torch.device | str = "cpu", *, inputs: Inputs = "own
         return _pixel_loader(name)(inputs).to(device)
     if inputs != "own":
         raise SettingError(f"The inputs of {name} are no pixels and cannot be scaled to [-1, 1]: take --inputs own.")
-    from feedalign_lab.data import synthetic
+    return _loader(name)().to(device)
+
+
+def _loader(name: str) -> Callable[[], Dataset]:
+    """The function that reads or makes a set of anything but images."""
+    from feedalign_lab.data import mackey_glass, series, synthetic
 
     return {
+        "libras": series.load_libras,
+        "ecg200": series.load_ecg200,
+        "strawberry": series.load_strawberry,
+        "mackey-glass": mackey_glass.load_mackey_glass,
         "synthetic-regression": synthetic.load_synthetic_regression,
         "synthetic-classification": synthetic.load_synthetic_classification,
-    }[name]().to(device)
+    }[name]
 
 
 def _pixel_loader(name: str) -> Callable[[Inputs], Dataset]:
@@ -46,11 +55,13 @@ def _pixel_loader(name: str) -> Callable[[Inputs], Dataset]:
         from feedalign_lab.data.digits import load_digits
 
         return load_digits
-    from feedalign_lab.data import cifar, idx
+    from feedalign_lab.data import cifar, idx, rows
 
     return {
         "mnist": idx.load_mnist,
         "fashion-mnist": idx.load_fashion_mnist,
+        "row-mnist": rows.load_row_mnist,
+        "row-fashion-mnist": rows.load_row_fashion_mnist,
         "cifar10": cifar.load_cifar10,
         "cifar100": cifar.load_cifar100,
     }[name]

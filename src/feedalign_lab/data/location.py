@@ -18,20 +18,26 @@ class Archive:
 
     Attributes:
         url: The official address.
-        md5: The official checksum of what the address serves.
+        md5: The official checksum of what the address serves; None where there is none, so that the files are not
+            fetched but have to be put there by hand.
         folder: The data set's folder under the data root.
         files: The files, relative to `folder`: the download itself, or what a tar archive unpacks to.
     """
 
     url: str
-    md5: str
+    md5: str | None
     folder: str
     files: tuple[str, ...]
 
     @property
     def is_tar(self) -> bool:
-        """Whether the download has to be unpacked."""
+        """Whether the download is a tar archive, which has to be unpacked."""
         return self.url.endswith(".tar.gz")
+
+    @property
+    def has_to_be_unpacked(self) -> bool:
+        """Whether the files are not the download itself."""
+        return self.is_tar or self.url.endswith(".zip")
 
 
 def cache_root() -> Path:
@@ -49,6 +55,9 @@ def locate(archive: Archive) -> list[Path]:
 
     Returns:
         One path per entry of `archive.files`.
+
+    Raises:
+        MissingDataError: They are nowhere and cannot be fetched.
     """
     named = os.environ.get(VARIABLE)
     cache = cache_root()
@@ -57,6 +66,8 @@ def locate(archive: Archive) -> list[Path]:
         paths = [root / archive.folder / name for name in archive.files]
         if all(path.is_file() for path in paths):
             return paths
+    if archive.md5 is None:
+        raise MissingDataError(_missing_sentence(archive, cache / archive.folder, roots))
     _fetch(archive, cache / archive.folder, looked_in=roots)
     return [cache / archive.folder / name for name in archive.files]
 
@@ -86,12 +97,17 @@ def _fetch(archive: Archive, folder: Path, looked_in: Sequence[Path]) -> None:
         raise MissingDataError(_missing_sentence(archive, folder, looked_in, error)) from error
 
 
-def _missing_sentence(archive: Archive, folder: Path, looked_in: Sequence[Path], error: Exception) -> str:
+def _missing_sentence(archive: Archive, folder: Path, looked_in: Sequence[Path], error: Exception | None = None) -> str:
     """The one sentence that names the file, the folders, the variable and the address."""
     places = [str(root / archive.folder) for root in looked_in] + [str(folder)]
     state = "" if looked_in else f" ({VARIABLE} is not set)"
-    by_hand = "download and unpack it there" if archive.is_tar else "download it there"
+    by_hand = "download and unpack it there" if archive.has_to_be_unpacked else "download it there"
+    reason = (
+        "is not fetched by itself, because its publisher gives no checksum"
+        if error is None
+        else f"could not be fetched ({type(error).__name__})"
+    )
     return (
-        f"No {archive.files[0]} in {' nor in '.join(places)}{state}, and {archive.url} could not be fetched "
-        f"({type(error).__name__}): {by_hand} yourself, or set {VARIABLE} to a folder that holds {archive.folder}/."
+        f"No {archive.files[0]} in {' nor in '.join(places)}{state}, and {archive.url} {reason}: "
+        f"{by_hand} yourself, or set {VARIABLE} to a folder that holds {archive.folder}/."
     )

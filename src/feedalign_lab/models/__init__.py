@@ -12,7 +12,9 @@ from feedalign_lab.errors import SettingError
 from feedalign_lab.models.convolutional import alexnet, alexnet_small, frenkel_cnn, shallow_cnn
 from feedalign_lab.models.fully_connected import fully_connected
 from feedalign_lab.models.naming import Family, NetworkName, parse_network_name
+from feedalign_lab.models.recurrent import recurrent
 from feedalign_lab.models.stack import Stack
+from feedalign_lab.names import SERIES_NAMES
 
 __all__ = [
     "NetworkFacts",
@@ -57,14 +59,16 @@ def build_network(
     """Build a network for a data set.
 
     Of the families fc and conv: hidden units are tanh; output units are sigmoid for classification and tanh for
-    regression. Of mlp, cnn and alexnet: hidden units are ReLU, output units linear.
+    regression. Of mlp, cnn and alexnet: hidden units are ReLU, output units linear. Of rnn, gru, gru-before and lstm:
+    output units are linear, behind the last step, or behind every step where every step has targets.
     The weights are PyTorch's default draw, U(+-1/sqrt(fan_in)) for weights and biases alike, which is what the
     authors' codes of Frenkel et al. (2021) and of Bacho and Chu (2024) use under the names "He uniform" and "uniform
     Kaiming".
 
     Args:
         name: "fc<layers>-<width>", "conv", "conv-random" for kernels frozen at random, "mlp<layers>-<width>" with
-            "-bn" for batch normalization, "cnn", "cnn-bn", "alexnet", "alexnet-small".
+            "-bn" for batch normalization, "cnn", "cnn-bn", "alexnet", "alexnet-small"; "rnn-<width>", "gru-<width>",
+            "gru-before-<width>", "lstm-<width>" with "-x<layers>" for more than one layer.
         dataset: Gives the shape of the inputs and the number of outputs.
         seed: Seed of the weights; the global random state is left as it was.
         dropout: Probability of dropping at the input of every fully connected layer, in [0, 1).
@@ -75,7 +79,7 @@ def build_network(
         The network, on the data set's device.
 
     Raises:
-        SettingError: The dropout is out of range.
+        SettingError: The dropout is out of range, or inputs or targets are not what such a network takes.
     """
     parsed = parse_network_name(name)
     if not 0 <= dropout < 1:
@@ -93,8 +97,12 @@ def build_network(
 
 def _build(name: NetworkName, dataset: Dataset, dropout: float) -> nn.Sequential:
     """The network as it is drawn from the global random state."""
+    _refuse_other_shapes(name, dataset)
     activation: type[nn.Module] = nn.ReLU if name.is_rectified else nn.Tanh
     stack = Stack(dataset.input_shape, activation, dropout=dropout, has_batch_norm=name.has_batch_norm)
+    if name.is_recurrent:
+        is_every_step = dataset.task == "forecasting"
+        return recurrent(stack, name, dataset.input_shape[-1], dataset.num_outputs, is_every_step=is_every_step)
     output = {"sigmoid": nn.Sigmoid(), "tanh": nn.Tanh(), "linear": None}[name.output(dataset.task)]
     if name.family in {"fc", "mlp"}:
         return fully_connected(stack, [name.width] * name.num_hidden, dataset.num_outputs, output)
@@ -108,6 +116,20 @@ def _build(name: NetworkName, dataset: Dataset, dropout: float) -> nn.Sequential
             "mlp2-800."
         )
     return _OF_IMAGES[name.family](stack, dataset.num_outputs)
+
+
+def _refuse_other_shapes(name: NetworkName, dataset: Dataset) -> None:
+    """Refuse series in a network that has no steps, if every step has targets, and all else in a recurrent one."""
+    if name.is_recurrent and len(dataset.input_shape) != 2:
+        raise SettingError(
+            f"The network {name.text} reads series step by step, and {dataset.name} has none: choose a network such as "
+            f"fc1-500, or one of the data sets {', '.join(SERIES_NAMES)}."
+        )
+    if dataset.task == "forecasting" and not name.is_recurrent:
+        raise SettingError(
+            f"{dataset.name} has a target at every step, and the network {name.text} has no steps: choose a recurrent "
+            "one such as gru-50."
+        )
 
 
 def network_facts(name: str, network: nn.Sequential, dataset: Dataset) -> NetworkFacts:
@@ -124,7 +146,7 @@ def network_facts(name: str, network: nn.Sequential, dataset: Dataset) -> Networ
     parsed = parse_network_name(name)
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in network.parameters()]
     return NetworkFacts(
-        activation="relu" if parsed.is_rectified else "tanh",
+        activation=parsed.activation,
         output=parsed.output(dataset.task),
         batch_norm=parsed.has_batch_norm,
         num_parameters=sum(size for size, _ in sizes),

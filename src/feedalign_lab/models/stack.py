@@ -2,7 +2,7 @@
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
@@ -82,6 +82,16 @@ class Stack:
         if self._dropout > 0:
             self._layers[f"dropout{number}"] = nn.Dropout(self._dropout)
         self._layers[f"fc{number}"] = nn.Linear(self._shape[0], width)
+        self._shape = (width,)
+
+    def recurrent(self, layers: Mapping[str, nn.Module], width: int) -> None:
+        """Add recurrent layers under names of their own.
+
+        Args:
+            layers: By name, in the order of the forward.
+            width: Units of what the last of them gives, whether at one step or at all.
+        """
+        self._layers.update(layers)
         self._shape = (width,)
 
     def network(self, num_outputs: int, output: nn.Module | None) -> nn.Sequential:

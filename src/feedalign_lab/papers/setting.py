@@ -17,7 +17,9 @@ class RunSetting:
         epochs: Passes over the training data; enough for a first look, the papers' own runs are longer.
         lr_decay: What the learning rate is multiplied with after each epoch.
         inputs: How the inputs are scaled.
-        source: Where batch size, decay and scaling come from, in words.
+        source: Where batch size, decay, scaling and clipping come from, in words.
+        clip: Largest norm of the gradient of all weights together; None leaves it as it is.
+        angles_every: Epochs from one measurement of the angles to the next.
     """
 
     batch_size: int
@@ -25,6 +27,8 @@ class RunSetting:
     lr_decay: float
     inputs: Inputs
     source: str
+    clip: float | None = None
+    angles_every: int = 1
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class RuleSetting:
             learns none.
         weight_decay: Adam's `weight_decay` (added to the gradient) for the forward weights.
         feedback_decay: The same for learned feedback.
+        gamma: In a forecast, what the error of a step counts one step before, for rules that broadcast errors; None
+            where there is no forecast, or nothing is broadcast.
     """
 
     learning_rate: float
@@ -47,3 +53,4 @@ class RuleSetting:
     feedback_learning_rate: float | None = None
     weight_decay: float = 0.0
     feedback_decay: float = 0.0
+    gamma: float | None = None
