@@ -21,11 +21,12 @@ from feedalign.recurrent.support import (
     refuse_loops,
     refuse_separate_tangents,
     refuse_untaught_states,
+    take_back_uncut,
 )
 from feedalign.rehearsal import rehearse
 from feedalign.rules.base import Link, PointRule, Rule
 from feedalign.suitability import leaks, mend, refuse_dead, refuse_unattachable, refuse_unbounded
-from feedalign.supply import Feedback, Source, as_feedback, generator_for
+from feedalign.supply import Feedback, as_feedback, generator_for
 
 
 def attach(
@@ -75,35 +76,41 @@ def attach(
     source = as_feedback(feedback)
     draws = generator_for(generator)
     with stepwise(model, rules, points) as recurrent:
-        handle = _attach(model, rules, example_inputs, points, output, source, draws, strict, recurrent)
+        plan, graph = _read(model, rules, example_inputs, points, output, recurrent)
+        if take_back_uncut(plan):
+            plan, graph = _read(model, rules, example_inputs, points, output, recurrent)
+        _refuse_unsuited(plan, graph, strict)
+        handle = build(plan, source, draws)
     if handle.uses_dual_tensors:
         rehearse(handle, example_inputs)
     return handle
 
 
-def _attach(
+def _read(
     model: nn.Module,
     rules: dict[str, Rule],
     example_inputs: Inputs,
     points: Points | None,
     output: str | None,
-    source: Source,
-    draws: Generator,
-    strict: bool,
     recurrent: list[StepwiseForward],
-) -> Handle:
+) -> tuple[Blueprint, Graph]:
+    """Run the model on the example inputs and assign the rules."""
     probe = run(model, example_inputs)
     site = find_output(model, probe, output)
     link = cast("Link | None", OUTPUT_LINKS.get(site.link) if site.link else None)
     rules = {glob: one.for_output(link) if isinstance(one, PointRule) else one for glob, one in rules.items()}
     graph = Graph(model, probe)
     candidates, gated = assign(model, probe, graph, find_calls(model, probe, site, points), rules)
-    refuse_pointless(rules, candidates, probe)
-    refuse_dead(model, candidates)
-    refuse_unbounded(model, candidates)
-    refuse_separate_tangents(recurrent, candidates)
     cuts = [c.call.node for c in candidates if c.cuts and c.call.node is not None]
-    plan = Blueprint(model, probe, site, rules, candidates, gated, graph.block(site.node, cuts, gated), recurrent)
+    block = graph.block(site.node, cuts, gated)
+    return Blueprint(model, probe, site, rules, candidates, gated, block, recurrent), graph
+
+
+def _refuse_unsuited(plan: Blueprint, graph: Graph, strict: bool) -> None:
+    refuse_pointless(plan.rules, plan.candidates, plan.probe)
+    refuse_dead(plan.model, plan.candidates)
+    refuse_unbounded(plan.model, plan.candidates)
+    refuse_separate_tangents(plan)
     refuse_half_cut(plan)
     refuse_untaught_states(plan, graph)
     refuse_loops(plan)
@@ -113,4 +120,3 @@ def _attach(
             f"Exact backprop still reaches {', '.join(list(uncut)[:6])} around the rule. {mend(plan)} Or attach "
             "without strict=True and look at handle.describe()."
         )
-    return build(plan, source, draws)

@@ -210,6 +210,23 @@ class ReadsValid(Reader):
         return self.head(output)
 
 
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("readout", ["last", "steps"])
+@pytest.mark.parametrize("kind", ["relu", "GRU", "LSTM", "GRU before, own reset"])
+def test_a_mask_may_leave_out_any_steps(kind: str, readout: str, bidirectional: bool, batch_first: bool) -> None:
+    """Their errors and they themselves teach no state, whatever loss there is on them."""
+    options = {"num_layers": 2, "bidirectional": bidirectional, "batch_first": batch_first}
+    case = Case(kind, options, "linear", readout)
+    mask = torch.rand(4, 5, generator=torch.Generator().manual_seed(6)) > 0.4
+    model, inputs, targets = attached(case, fa.DFA(gamma=0.5)), case.inputs(), case.targets()
+    fa.handle_of(model).lengths(mask)
+    found = gradients_of(model, inputs, targets)
+    how = {"gamma": 0.5, "counts": mask}
+    expected = gradients_by_steps(case, feedback_for(model.rnn), inputs, targets, **how)
+    assert_same_gradients(found, {name: expected[name] for name in found}, TOLERANCE)
+
+
 def test_without_lengths_the_padding_teaches_too() -> None:
     case = Case(readout="valid", lengths=PACKED)
     x, lengths = case.inputs()

@@ -482,3 +482,21 @@ def test_more_calls_than_on_the_example_inputs_are_refused() -> None:
 def test_a_bare_recurrent_module_has_no_output_of_one_tensor() -> None:
     assert_refused(nn.GRU(INPUTS, HIDDEN).double(), errors.OutputError, "tuple", example_inputs=x)
     assert_refused(Reader(0, case=case).double(), errors.OutputError, "'rnn'", example_inputs=x, output="rnn")
+
+
+def test_a_part_of_an_attached_model_is_attached_already() -> None:
+    model = Beside(0).double()
+    attached(model)
+    for part in (model, model.rnn):
+        assert_refused(part, errors.AlreadyAttachedError, "already", "handle.remove()", example_inputs=x)
+
+
+class Beside(Seeded):
+    """A part that is a model in itself."""
+
+    def build(self) -> None:
+        self.rnn = Reader(0, case=Case(readout="last"))
+        self.head = nn.Linear(CLASSES, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.rnn(x))

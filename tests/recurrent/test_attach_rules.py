@@ -451,6 +451,49 @@ def test_exact_backprop_of_one_module_ends_at_the_point_of_another() -> None:
     assert handle.feedback_at("second.layer0") is None
 
 
+class Beside(Seeded):
+    """A recurrent module that no signal reaches, beside one that is taught."""
+
+    def build(self, way: str) -> None:
+        self.rnn, self.spare = nn.GRU(INPUTS, HIDDEN, batch_first=True), nn.LSTM(INPUTS, HIDDEN, 2, batch_first=True)
+        self.head, self.way = nn.Linear(HIDDEN, CLASSES), way
+
+    def forward(self, x: Tensor) -> Tensor:
+        states = self.rnn(x)[0][:, -1]
+        if self.way == "without gradients":
+            with torch.no_grad():
+                states = states + self.spare(x)[0][:, -1]
+        elif self.way == "frozen":
+            states = states + self.spare(x)[0][:, -1]
+        output = self.head(states)
+        if self.way == "behind the output":
+            self.aside = self.spare(x)[0]
+        return output
+
+
+@pytest.mark.parametrize("way", ["unused", "without gradients", "frozen", "behind the output"])
+@pytest.mark.parametrize("rule", [fa.DFA(), fa.FDFA(), fa.ActivityPerturbed(), fa.Shallow()], ids=lambda r: r.name)
+def test_a_module_that_no_signal_reaches_is_left_alone(rule: fa.Rule, way: str) -> None:
+    model, plain = (Beside(0, way=way).double() for _ in range(2))
+    for one in (model, plain):
+        one.spare.requires_grad_(way != "frozen")
+    options = {"output": "head"} if way == "behind the output" else {}
+    handle, found = gradients_under(rule, model, **options)
+    assert [name for name, grad in found.items() if grad is None and not name.startswith("rnn")] == [
+        f"spare.{name}" for name, _ in plain.spare.named_parameters()
+    ]
+    torch.testing.assert_close(model(x), plain(x), rtol=TOLERANCE, atol=TOLERANCE)
+    if way == "behind the output":
+        model.zero_grad()
+        for one in (model, plain):
+            one(x)
+            one.aside[:, -1].sum().backward()
+        assert_same_gradients(gradients(model.spare), gradients(plain.spare), TOLERANCE)
+    handle.remove()
+    assert not list(model.spare.children())
+    assert "forward" not in vars(model.spare)
+
+
 class Twice(Seeded):
     """One module that runs twice in a forward."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -19,10 +18,8 @@ from feedalign.rules.base import Perturbing, rule_for
 from feedalign.rules.control import Backprop
 
 if TYPE_CHECKING:
-    from feedalign.assign import Candidate
     from feedalign.blocks import Graph
     from feedalign.blueprint import Blueprint
-    from feedalign.recurrent.stepwise import StepwiseForward
 
 _KNOWN = (nn.RNN.forward, nn.GRU.forward, nn.LSTM.forward, own.RNN.forward, own.GRU.forward, own.LSTM.forward)
 
@@ -72,10 +69,27 @@ def channels_of(module: nn.RNNBase) -> Channels:
     return "reset gate" if has_own else "shared"
 
 
-def refuse_separate_tangents(recurrent: Iterable[StepwiseForward], candidates: Iterable[Candidate]) -> None:
+def take_back_uncut(plan: Blueprint) -> bool:
+    """Give recurrent modules at which no rule cuts their own forward back: unused ones, and those behind the output.
+
+    Args:
+        plan: The model read; its list of recurrent modules shrinks.
+
+    Returns:
+        Whether there were any, so that the model is to be read again.
+    """
+    cut = {candidate.call.module for candidate in plan.candidates if candidate.cuts}
+    uncut = [forward for forward in plan.recurrent if not cut.intersection(forward.points)]
+    for forward in uncut:
+        forward.remove()
+        plan.recurrent.remove(forward)
+    return bool(uncut)
+
+
+def refuse_separate_tangents(plan: Blueprint) -> None:
     """Raise UnsuitableModelError for a rule that perturbs states which have several teaching signals each."""
-    several = {point for forward in recurrent if forward.channels != "shared" for point in forward.points}
-    for candidate in candidates:
+    several = {point for forward in plan.recurrent if forward.channels != "shared" for point in forward.points}
+    for candidate in plan.candidates:
         if candidate.call.module in several and isinstance(candidate.rule, Perturbing):
             raise UnsuitableModelError(
                 f"{type(candidate.rule).__name__} perturbs each state once, and {candidate.call.module!r} has several "
