@@ -18,7 +18,7 @@ from feedalign_lab.papers.bacho import APPENDIX_A, SECTION_IV, START_OF_DFA
 from feedalign_lab.papers.frenkel import SYNTHETIC_SOURCE, TABLE_3_SOURCE
 from feedalign_lab.papers.recurrent_dfa import APPENDIX_B
 from feedalign_lab.papers.setting import UNTUNED
-from feedalign_lab.settings import TUNED, data_setting, rule_setting, run_setting
+from feedalign_lab.settings import TUNED, TUNED_ON_VALIDATION, data_setting, rule_setting, run_setting
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,9 @@ def test_rates_of_the_recurrent_networks(data: str, network: str, rule: str, rat
         ("row-mnist", "rnn-512", "backprop", 5e-4),
         ("row-mnist", "rnn-512", "dkp", 5e-3),
         ("row-fashion-mnist", "rnn-512", "dfa", 5e-3),
-        ("mackey-glass", "gru-50", "shallow", 1e-3),
+        ("mackey-glass", "gru-50", "fa", 1e-3),
+        ("mackey-glass", "gru-50", "fdfa", 2e-3),
+        ("mackey-glass", "lstm-50", "backprop", 5e-2),
         ("digits", "gru-50", "dfa", 1e-3),
         ("libras", "fc1-500", "dfa", 1e-3),
         ("libras", "mlp1-500", "dfa", 1e-3),
@@ -302,6 +304,12 @@ def test_rules_that_do_not_exist_or_do_not_suit() -> None:
         parse_rule_names("dfa,drtp", Case.named("synthetic-regression", "fc2-100"))
     with pytest.raises(SettingError, match="drtp needs hidden units that saturate"):
         parse_rule_names("drtp", Case.named("mnist", "mlp2-800"))
+
+
+@pytest.mark.parametrize(("rule", "rate"), [("dfa", 2e-3), ("backprop", 5e-2), ("shallow", 5e-2)])
+def test_forecast_rates_were_chosen_on_the_validation_part(rule: str, rate: float) -> None:
+    setting = rule_setting("mackey-glass", "gru-50", rule)
+    assert (setting.learning_rate, setting.source) == (rate, TUNED_ON_VALIDATION)
 
 
 def test_gamma_is_that_of_rules_that_broadcast() -> None:

@@ -44,7 +44,19 @@ FORMS: dict[str, Case] = {
         has_states=True,
     ),
 }
-CASES = [pytest.param(form.of(kind=kind), id=f"{kind}: {name}") for kind in KINDS for name, form in FORMS.items()]
+IN_EVERY_FORM = ("tanh", "GRU", "LSTM", "GRU before, own reset")
+HARDEST = (
+    "two layers in both directions, steps first",
+    "without biases",
+    "packed, two layers in both directions, given states",
+    "more rows than a block has",
+)
+CASES = [
+    pytest.param(form.of(kind=kind), id=f"{kind}: {name}")
+    for kind in KINDS
+    for name, form in FORMS.items()
+    if kind in IN_EVERY_FORM or name in HARDEST
+]
 
 
 def attached(case: Case, rule: Any = None, inputs: tuple[Any, ...] | None = None, seed: int = 0) -> Reader:
@@ -181,18 +193,15 @@ def seeded(run: Callable[[], Any], seed: int = 0) -> Any:
 
 @pytest.mark.parametrize("readout", ["valid", "steps"])
 @pytest.mark.parametrize("batch_first", [True, False])
-@pytest.mark.parametrize("as_mask", [False, True])
 @pytest.mark.parametrize("kind", ["tanh", "GRU", "LSTM", "GRU before, own reset", "LSTM separate"])
-def test_lengths_of_padded_sequences_teach_as_packed_ones_do(
-    kind: str, as_mask: bool, batch_first: bool, readout: str
-) -> None:
+def test_lengths_of_padded_sequences_teach_as_packed_ones_do(kind: str, batch_first: bool, readout: str) -> None:
     """Where the last valid step is read, or steps with errors are the valid ones; what the padding holds is one."""
     packed = Case(kind, {"num_layers": 2, "batch_first": batch_first}, lengths=PACKED, readout=readout)
     packed = packed.of(readout="state") if readout == "valid" else packed
     x, lengths = packed.inputs()
     expected = gradients_of(attached(packed), (x, lengths), packed.targets())
     padded = packed.of(lengths=None, readout=readout)
-    for padding in (0.0, 3.0):
+    for padding, as_mask in ((0.0, False), (3.0, True)):
         filled = x.nan_to_num(padding)
         model = ReadsValid(0, case=padded).double()
         handle = fa.attach(model, fa.DFA(), example_inputs=(filled, lengths), feedback=feedback_for(model.rnn))
@@ -213,7 +222,7 @@ class ReadsValid(Reader):
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("readout", ["last", "steps"])
-@pytest.mark.parametrize("kind", ["relu", "GRU", "LSTM", "GRU before, own reset"])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU before, own reset"])
 def test_a_mask_may_leave_out_any_steps(kind: str, readout: str, bidirectional: bool, batch_first: bool) -> None:
     """Their errors and they themselves teach no state, whatever loss there is on them."""
     options = {"num_layers": 2, "bidirectional": bidirectional, "batch_first": batch_first}
@@ -252,9 +261,7 @@ def test_lengths_are_those_of_one_forward() -> None:
     assert_same_gradients(gradients_of(model, inputs, targets), expected, tolerance=0)
 
 
-@pytest.mark.parametrize("form", [
-    {}, {"bidirectional": True, "num_layers": 2}, {"batch_first": False}, {"batch_first": False, "bidirectional": True},
-])  # fmt: skip
+@pytest.mark.parametrize("form", [{"bidirectional": True, "num_layers": 2}, {"batch_first": False}])
 @pytest.mark.parametrize(
     "kind", ["relu", "GRU", "LSTM", "GRU before, own reset", "GRU separate", "GRU before separate"]
 )
@@ -330,8 +337,9 @@ def test_the_size_of_batches_and_sequences_may_change(
     assert_same_gradients(found, {name: expected[name] for name in found}, TOLERANCE)
 
 
-@pytest.mark.parametrize("options", [{}, {"bidirectional": True, "num_layers": 2}, {"batch_first": False}])
-@pytest.mark.parametrize("readout", ["state", "steps"])
+@pytest.mark.parametrize(("options", "readout"), [
+    ({}, "steps"), ({"bidirectional": True, "num_layers": 2}, "state"), ({"batch_first": False}, "steps"),
+])  # fmt: skip
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_empty_batch_gives_zeros(kind: str, readout: str, options: dict[str, Any]) -> None:
     case = Case(kind, options, readout=readout)

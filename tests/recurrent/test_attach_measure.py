@@ -17,7 +17,7 @@ def loss_of(output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return cross_entropy(output, targets)
 
 
-@pytest.mark.parametrize("rule", [fa.DFA(), fa.DRTP(), fa.ActivityPerturbed(), fa.DKP()], ids=lambda rule: rule.name)
+@pytest.mark.parametrize("rule", [fa.DFA(), fa.ActivityPerturbed()], ids=lambda rule: rule.name)
 @pytest.mark.parametrize("form", [
     Case(options={"num_layers": 2, "bidirectional": True}, below="linear"),
     Case("LSTM", readout="steps"),
@@ -26,7 +26,7 @@ def loss_of(output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 def test_angles_of_weights_are_those_of_gradients_through_time(form: Case, rule: fa.Rule) -> None:
     model, (x, lengths, *_), y = form.model(), form.inputs(), form.targets()
     inputs = (x,) if lengths is None else (x, lengths)
-    options = {"feedback": feedback_for(model.rnn)} if isinstance(rule, (fa.DFA, fa.DRTP, fa.DKP)) else {}
+    options = {"feedback": feedback_for(model.rnn)} if isinstance(rule, fa.DFA) else {}
     handle = fa.attach(model, rule, example_inputs=inputs, **options)
     counter = handle.store.counter.clone() if handle.store.has_clock else None
     with left_as_it_was(model):

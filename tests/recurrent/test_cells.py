@@ -64,6 +64,7 @@ def _memory_holds_nan() -> Iterator[None]:
 @pytest.fixture(params=[3, 1000], ids=["many blocks", "one block"])
 def _blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "ROWS_OF_A_BLOCK", request.param)
+    monkeypatch.setattr(rows, "NUMBERS_OF_A_BLOCK", 0)
 
 
 in_blocks = pytest.mark.usefixtures("_blocks")

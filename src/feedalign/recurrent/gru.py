@@ -54,7 +54,7 @@ class GRU(Cell):
         steps, sums, signals = trace.steps, Sums(trace, wanted), Signals(signal, trace.steps)
         num_units = trace.output.shape[1]
         writes = may_write(trace.output, trace.inputs, signal, *trace.weights) and signal.shape[1] == num_units
-        for block in blocks_of(trace.output, steps):
+        for block in blocks_of(trace.weights.hh, steps):
             pieces = pieces_before(block, trace.output, trace.initial[0], steps, trace.reverse)
             before, own = joined(pieces), signals.of(block)
             gates = _gates(trace, block, before)
@@ -66,7 +66,7 @@ class GRU(Cell):
                 delta = _slopes(gates, before) * own.repeat(1, 3 * num_units // own.shape[1])
                 sums.add_input(block, delta)
                 delta = torch.cat([delta[:, : 2 * num_units], delta[:, 2 * num_units :] * gates.r], 1)
-            sums.add_state(pieces, delta)
+            sums.add_state(pieces, delta, first_new=2 * num_units)
         return sums.gradients()
 
     @by_hand
@@ -102,7 +102,7 @@ def _run_in_place(inputs: Tensor, initial: Tensor, weights: Weights, steps: Step
     output = initial.new_empty(steps.num_rows, num_units)
     add = adding(weights.hh, steps.num_samples)
     state = None
-    for block in blocks_of(output, steps, reverse):
+    for block in blocks_of(weights.hh, steps, reverse):
         stacked, n = _enter(inputs[block.rows], weights)
         sizes = steps.batch_sizes[block.first : block.last]
         r, z, q = stacked.split(num_units, 1)
@@ -117,21 +117,27 @@ def _run_in_place(inputs: Tensor, initial: Tensor, weights: Weights, steps: Step
     return Direction(output, (ends(output, steps, reverse),))
 
 
+def _biases(weights: Weights) -> tuple[Tensor | None, Tensor | None]:
+    """Return what is added to r, z and q together, `[3 * H]`, and to n."""
+    if weights.bias_ih is None or weights.bias_hh is None:
+        return None, None
+    first = 2 * weights.hh.shape[1]
+    both = weights.bias_hh.clone()
+    both[:first] += weights.bias_ih[:first]
+    return both, weights.bias_ih[first:]
+
+
 def _enter(inputs: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
-    """What enters the gates beside the state: r and z with both biases, q with its own; and n."""
-    num_units = weights.hh.shape[1]
-    bias_ih, bias_hh = weights.bias_ih, weights.bias_hh
-    bias = None
-    if bias_ih is not None and bias_hh is not None:
-        bias = torch.cat([(bias_ih + bias_hh)[: 2 * num_units], bias_ih[2 * num_units :]])
-    stacked = product(inputs, weights.ih, bias)
-    q = stacked[:, 2 * num_units :]
-    n = q.clone()
-    if bias_hh is None:
-        q.zero_()
+    """What enters r, z and q together, `[rows, 3 * H]`, and n beside the state."""
+    first = 2 * weights.hh.shape[1]
+    to_gates, to_n = _biases(weights)
+    stacked = inputs.new_empty(inputs.shape[0], weights.hh.shape[0])
+    if to_gates is None:
+        stacked.zero_()
     else:
-        q.copy_(bias_hh[2 * num_units :])
-    return stacked, n
+        stacked.copy_(to_gates)
+    add_product(stacked[:, :first], inputs, weights.ih[:first])
+    return stacked, product(inputs, weights.ih[first:], to_n)
 
 
 def _gates(trace: Trace, block: Block, before: Tensor) -> _Gates:
@@ -139,10 +145,12 @@ def _gates(trace: Trace, block: Block, before: Tensor) -> _Gates:
     weights, num_units = trace.weights, trace.output.shape[1]
     inputs = trace.inputs[block.rows]
     if may_write(inputs, before, *weights):
-        stacked, n = _enter(inputs, weights)
-        add_product(stacked, before, weights.hh)
-        stacked[:, : 2 * num_units].sigmoid_()
+        to_gates, to_n = _biases(weights)
+        stacked = product(before, weights.hh, to_gates)
+        rz = stacked[:, : 2 * num_units]
+        add_product(rz, inputs, weights.ih[: 2 * num_units]).sigmoid_()
         r, z, q = stacked.split(num_units, 1)
+        n = product(inputs, weights.ih[2 * num_units :], to_n)
         return _Gates(r, z, q, tanh_(n.addcmul_(r, q)))
     return _combined(product(inputs, weights.ih, weights.bias_ih), product(before, weights.hh, weights.bias_hh))
 

@@ -44,7 +44,7 @@ class LSTM(Cell):
         steps, sums, signals = trace.steps, Sums(trace, wanted), Signals(signal, trace.steps)
         num_units = trace.output.shape[1]
         writes = may_write(trace.output, trace.inputs, signal, *trace.weights) and signal.shape[1] == num_units
-        for block in blocks_of(trace.output, steps):
+        for block in blocks_of(trace.weights.hh, steps):
             pieces = pieces_before(block, trace.output, trace.initial[0], steps, trace.reverse)
             gates, cells = _gates(trace, block, joined(pieces), 4), trace.memory[0][block.rows]
             before = joined(pieces_before(block, trace.memory[0], trace.initial[1], steps, trace.reverse))
@@ -56,7 +56,7 @@ class LSTM(Cell):
                 slopes = torch.cat([of_cell * by_cell.repeat(1, 3), of_output], 1)
                 delta = slopes * own.repeat(1, 4 * num_units // own.shape[1])
             sums.add_input(block, delta)
-            sums.add_state(pieces, delta)
+            sums.add_state(pieces, delta, first_new=delta.shape[1])
         return sums.gradients()
 
     @by_hand
@@ -107,8 +107,8 @@ def _gates(trace: Trace, block: Block, before: Tensor, count: int) -> Tensor:
     if not may_write(inputs, before, *weights):
         return torch.cat(_activated(product(inputs, weights.ih, weights.bias) + product(before, weights.hh)), 1)
     first = slice(count * num_units)
-    gates = product(inputs, weights.ih[first], None if weights.bias is None else weights.bias[first])
-    add_product(gates, before, weights.hh[first])
+    gates = product(before, weights.hh[first], None if weights.bias is None else weights.bias[first])
+    add_product(gates, inputs, weights.ih[first])
     gates[:, : 2 * num_units].sigmoid_()
     tanh_(gates[:, 2 * num_units : 3 * num_units])
     gates[:, 3 * num_units :].sigmoid_()
@@ -124,7 +124,7 @@ def _cells(trace: Trace) -> Tensor:
     steps, num_units = trace.steps, trace.output.shape[1]
     cells = trace.output.new_empty(trace.output.shape)
     state = None
-    for block in blocks_of(trace.output, steps, trace.reverse):
+    for block in blocks_of(trace.weights.hh, steps, trace.reverse):
         before = joined(pieces_before(block, trace.output, trace.initial[0], steps, trace.reverse))
         i, f, g = _gates(trace, block, before, 3).split(num_units, 1)
         torch.mul(i, g, out=cells[block.rows])

@@ -15,6 +15,8 @@ from feedalign.recurrent.in_place import is_plain
 # sums over fewer rows than these; and below so many multiplications its calls cost more than they save.
 _MIN_MULTIPLICATIONS = 1 << 24
 _MIN_ROWS_OF_SUM = 400
+# A product with fewer columns is faster as one with so few rows.
+_MIN_COLUMNS = 64
 
 
 def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -25,6 +27,8 @@ def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         weight: `[C, K]`.
         bias: `[C]`, or None.
     """
+    if rows.shape[1] == 1 and is_plain(rows):
+        return rows * weight.t() if bias is None else torch.addcmul(bias, rows, weight.t())
     if not convolves(rows, weight.shape[0]):
         return F.linear(rows, weight, bias)
     made = F.conv2d(_image(rows), weight[:, :, None, None], bias)
@@ -38,9 +42,11 @@ def adding(weight: Tensor, num_rows: int) -> Callable[[Tensor, Tensor], Tensor]:
         weight: `[C, K]`.
         num_rows: How many rows a call has, at most.
     """
+    columns = weight.t()
+    if weight.shape[1] == 1:
+        return lambda total, rows: total.addcmul_(rows, columns)
     if convolves(weight, num_rows):
         return lambda total, rows: total.add_(product(rows, weight))
-    columns = weight.t()
     return lambda total, rows: total.addmm_(rows, columns)
 
 
@@ -66,7 +72,8 @@ def add_sum(total: Tensor, delta: Tensor, rows: Tensor) -> Tensor:
     if not is_plain(delta):
         return total + delta.t() @ rows
     if rows.shape[0] < _MIN_ROWS_OF_SUM or not convolves(rows, delta.shape[1]):
-        return total.addmm_(delta.t(), rows)
+        narrow = rows.shape[1] < _MIN_COLUMNS
+        return total.add_((rows.t() @ delta).t()) if narrow else total.addmm_(delta.t(), rows)
     weight = rows.new_empty(1).expand(*total.shape, 1, 1)  # of it, only the shape is read
     options = (None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [False, True, False])
     made = torch.ops.aten.convolution_backward(_image(delta), _image(rows), weight, *options)

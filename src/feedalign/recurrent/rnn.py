@@ -64,10 +64,11 @@ class _VanillaRNN(Cell):
     def gradients(self, signal: Tensor, trace: Trace, wanted: Wanted) -> Gradients:
         """See `Cell`; `delta_t = g_t * f'(a_t)`."""
         steps, sums, signals = trace.steps, Sums(trace, wanted), Signals(signal, trace.steps)
-        for block in blocks_of(trace.output, steps):
+        for block in blocks_of(trace.weights.hh, steps):
             delta = self.times_slope(signals.of(block), trace.output[block.rows])
             sums.add_input(block, delta)
-            sums.add_state(pieces_before(block, trace.output, trace.initial[0], steps, trace.reverse), delta)
+            pieces = pieces_before(block, trace.output, trace.initial[0], steps, trace.reverse)
+            sums.add_state(pieces, delta, first_new=delta.shape[1])
         return sums.gradients()
 
     @by_hand

@@ -13,10 +13,10 @@ from feedalign.recurrent.in_place import is_plain
 from feedalign.recurrent.steps import Steps
 
 # What is made of a block should be the same memory in every block: new memory costs more in page faults than the
-# arithmetic on it. So many rows are enough for products to run at full speed; wide ones are fewer.
-ROWS_OF_A_BLOCK = 1024
+# arithmetic on it. So many numbers `[rows, G * H]` are little enough, and so many rows let products run at full speed.
 NUMBERS_OF_A_BLOCK = 1 << 19
-NUMBERS_ON_A_DEVICE = 1 << 24
+ROWS_OF_A_BLOCK = 1 << 10
+NUMBERS_ON_A_DEVICE = 1 << 26
 
 # Products of more pieces than these would take longer than a copy.
 _MAX_PIECES = 3
@@ -72,30 +72,29 @@ def blocks(steps: Steps, num_rows: int) -> Iterator[Block]:
         first = last
 
 
-def blocks_of(output: Tensor, steps: Steps, reverse: bool = False) -> list[Block]:
+def blocks_of(weight: Tensor, steps: Steps, reverse: bool = False) -> list[Block]:
     """Return the blocks to work on at once.
 
     Args:
-        output: `[R, H]`.
+        weight: What makes gates of states, `[G * H, H]`.
         steps: How rows lie.
         reverse: The last block comes first.
     """
-    made = list(blocks(steps, num_rows_of_a_block(output, steps)))
+    made = list(blocks(steps, num_rows_of_a_block(weight, steps)))
     return made[::-1] if reverse else made
 
 
-def num_rows_of_a_block(output: Tensor, steps: Steps) -> int:
+def num_rows_of_a_block(weight: Tensor, steps: Steps) -> int:
     """Return how many rows to work on at once: all, where memory of ours cannot be written to.
 
     Args:
-        output: `[R, H]`.
+        weight: What makes gates of states, `[G * H, H]`.
         steps: How rows lie.
     """
-    if not is_plain(output):
+    if not is_plain(weight):
         return steps.num_rows
-    if output.device.type != "cpu":
-        return NUMBERS_ON_A_DEVICE // output.shape[1]
-    return min(ROWS_OF_A_BLOCK, NUMBERS_OF_A_BLOCK // output.shape[1])
+    numbers = NUMBERS_OF_A_BLOCK if weight.device.type == "cpu" else NUMBERS_ON_A_DEVICE
+    return max(ROWS_OF_A_BLOCK, numbers // weight.shape[0])
 
 
 def pieces_before(block: Block, states: Tensor, initial: Tensor, steps: Steps, reverse: bool) -> list[Piece]:

@@ -15,7 +15,7 @@ from feedalign.recurrent.rows import Block, Piece, num_rows_of_a_block
 
 def rows_per_block(trace: Trace) -> int:
     """Return how many rows to work on at once."""
-    return num_rows_of_a_block(trace.output, trace.steps)
+    return num_rows_of_a_block(trace.weights.hh, trace.steps)
 
 
 class Sums:
@@ -47,22 +47,27 @@ class Sums:
             self.of_input.append(product(delta, self.trace.weights.ih.t()))
         if self.ih is not None:
             self.ih = add_sum(self.ih, delta, self.trace.inputs[block.rows])
+        if self.bias_ih is not None or self.bias_hh is not None:
+            self.of_block = delta.sum(0)
         if self.bias_ih is not None:
-            self.bias_ih = self.bias_ih + delta.sum(0)
+            self.bias_ih = self.bias_ih + self.of_block
 
-    def add_state(self, pieces: Sequence[Piece], delta: Tensor) -> None:
+    def add_state(self, pieces: Sequence[Piece], delta: Tensor, first_new: int = 0) -> None:
         """Add what is due to the states before a block's rows.
 
         Args:
             pieces: The states.
             delta: What teaches the block's gates, as the state enters them, `[len(rows), G * H]`.
+            first_new: The column behind those that are still as `add_input` had them.
         """
         if self.hh is not None:
             for rows, source, is_initial in pieces:
                 if not (is_initial and self.starts_at_zero):
                     self.hh = add_sum(self.hh, delta[rows], source)
         if self.bias_hh is not None:
-            self.bias_hh = self.bias_hh + delta.sum(0)
+            new = delta[:, first_new:]
+            parts = (self.of_block[:first_new], new.sum(0)) if new.shape[1] else (self.of_block,)
+            self.bias_hh = self.bias_hh + torch.cat(parts)
 
     def gradients(self) -> Gradients:
         """Return them."""
