@@ -74,7 +74,7 @@ class ResetBeforeGRU(Cell):
             Sums over all rows; that of the input `[R, I]`.
         """
         sums, signals = Sums(trace, wanted), Signals(signal, trace.steps)
-        blocks = blocks_of(trace.output, trace.steps)
+        blocks = blocks_of(trace.weights.hh, trace.steps)
         scratch = _scratch(signal, trace, max(block.stop - block.start for block in blocks))
         for block in blocks:
             gates = Gates(*(gate[block.rows] for gate in trace.memory))

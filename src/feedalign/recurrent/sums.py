@@ -10,12 +10,7 @@ from torch import Tensor
 from feedalign.recurrent.cell import Gradients, Trace, Wanted
 from feedalign.recurrent.in_place import is_plain
 from feedalign.recurrent.products import add_sum, product
-from feedalign.recurrent.rows import Block, Piece, num_rows_of_a_block
-
-
-def rows_per_block(trace: Trace) -> int:
-    """Return how many rows to work on at once."""
-    return num_rows_of_a_block(trace.weights.hh, trace.steps)
+from feedalign.recurrent.rows import Block, Piece
 
 
 class Sums:
