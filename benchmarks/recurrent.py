@@ -77,6 +77,17 @@ def step_of(model: nn.Module, shape: Shape, rule: fa.Rule | None, *, streaming: 
     return step
 
 
+def forward_alone(model: nn.Module, shape: Shape) -> Step:
+    """Return torch's forward without a graph: what any rule has to pay beside its backward."""
+    x, _ = data(shape)
+
+    def step() -> None:
+        with torch.no_grad():
+            model(x)
+
+    return step
+
+
 def timed(cell: str, shape: Shape, rounds: int) -> dict[str, Any]:
     """Time one cell at one shape, all contestants in turn."""
     kind = CELLS[cell]
@@ -85,6 +96,8 @@ def timed(cell: str, shape: Shape, rounds: int) -> dict[str, Any]:
         "dfa": step_of(Classifier(kind, shape), shape, fa.DFA()),
         "drtp streaming": step_of(Classifier(kind, shape), shape, fa.DRTP(), streaming=True),
     }
+    # What no rule can save: torch's own forward, without a graph.
+    steps["forward alone"] = forward_alone(Classifier(kind, shape), shape)
     if cell == "gru":
         before = Classifier(fa.nn.GRU, shape, reset="before")
         steps["dfa, reset before"] = step_of(before, shape, fa.DFA())
