@@ -20,6 +20,7 @@ from feedalign.recurrent.support import (
     refuse_half_cut,
     refuse_loops,
     refuse_separate_tangents,
+    refuse_unread_sequences,
     refuse_untaught_states,
     take_back_uncut,
 )
@@ -112,6 +113,7 @@ def _refuse_unsuited(plan: Blueprint, graph: Graph, strict: bool) -> None:
     refuse_unbounded(plan.model, plan.candidates)
     refuse_separate_tangents(plan)
     refuse_half_cut(plan)
+    refuse_unread_sequences(plan)
     refuse_untaught_states(plan, graph)
     refuse_loops(plan)
     uncut = leaks(plan)

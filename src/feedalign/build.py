@@ -223,7 +223,7 @@ def _receiver(
 ) -> Receiver | None:
     rule, label, activation = candidate.rule, candidate.label, candidate.call.signature
     point = plan.model.get_submodule(candidate.call.module)
-    if isinstance(point, LayerSteps) and not isinstance(rule, DirectRule):
+    if isinstance(point, LayerSteps) and isinstance(rule, SlopeRule):
         assert activation is not None
         refuse_time_first(plan.site.signature, activation, point, label, type(rule).__name__)
     if isinstance(rule, DirectRule) and isinstance(point, LayerSteps):

@@ -500,3 +500,25 @@ class Beside(Seeded):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.rnn(x))
+
+
+class Translator(nn.Module):
+    """An encoder whose last state begins a decoder, which has an output at every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.GRU(3, 5, batch_first=True)
+        self.decoder = nn.GRU(2, 5, batch_first=True)
+        self.head = nn.Linear(5, 4)
+
+    def forward(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return self.head(self.decoder(target, self.encoder(source)[1])[0])
+
+
+@pytest.mark.parametrize("num_steps", [6, 7])
+def test_an_encoder_read_at_its_end_is_refused_under_errors_of_steps(num_steps: int) -> None:
+    inputs = (torch.randn(4, 6, 3), torch.randn(4, num_steps, 2))
+    with pytest.raises(errors.AmbiguousShapeError, match=r"'encoder' only the last state is used.*fa\.Shallow\(\)"):
+        fa.attach(Translator(), fa.DFA(), example_inputs=inputs)
+    handle = fa.attach(Translator(), {"encoder": fa.Shallow(), "*": fa.DFA()}, example_inputs=inputs)
+    assert [row.point for row in handle.describe().rows if row.layer == "decoder"] == ["decoder.layer0"]

@@ -34,6 +34,7 @@ class StepwiseForward:
     Attributes:
         circuit: The running part of the rule; None while the model is being read.
         state_nodes: Graph nodes of the initial states given while it is read.
+        sequence_nodes: Graph nodes of the output sequences it returned while it is read.
     """
 
     def __init__(self, module: nn.RNNBase, name: str) -> None:
@@ -42,6 +43,7 @@ class StepwiseForward:
         self.num_directions = 2 if module.bidirectional else 1
         self.circuit: Circuit | None = None
         self.state_nodes: list[Node] = []
+        self.sequence_nodes: list[Node] = []
         num = num_channels(self.channels, self.cell.num_gates, module.bias)
         saturates = getattr(module, "nonlinearity", "tanh") == "tanh"
         for layer in range(module.num_layers):
@@ -84,6 +86,10 @@ class StepwiseForward:
             rows = batch.form.unpad(states)
         ends = [batch.as_given(torch.cat(lasts))]
         ends += [batch.to_user(torch.cat(ended)) for ended in zip(*cells, strict=True)]
+        if circuit is None:
+            # A node of its own, by which it can be told whether the sequence is used or its end alone.
+            states = states.view_as(states)
+            self.sequence_nodes += [] if states.grad_fn is None else [states.grad_fn]
         return batch.output(states), tuple(ends) if len(ends) > 1 else ends[0]
 
     def _look_at_state(self, batch: Batch) -> None:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from feedalign import nn as own
-from feedalign.errors import AttachError, UnsuitableModelError, UntaughtLayerError
+from feedalign.errors import AmbiguousShapeError, AttachError, UnsuitableModelError, UntaughtLayerError
 from feedalign.recurrent.cell import Cell
 from feedalign.recurrent.gru import GRU
 from feedalign.recurrent.gru_reset_before import ResetBeforeGRU
 from feedalign.recurrent.local_steps import Channels
 from feedalign.recurrent.lstm import LSTM
 from feedalign.recurrent.rnn import ReluRNN, TanhRNN
-from feedalign.rules.base import Perturbing, rule_for
+from feedalign.rules.base import DirectRule, Perturbing, rule_for
 from feedalign.rules.control import Backprop
 
 if TYPE_CHECKING:
@@ -114,6 +114,26 @@ def refuse_untaught_states(plan: Blueprint, graph: Graph) -> None:
             if not any(node is cut for cut in cuts) and graph.block(node, cuts).parameters:
                 raise untaught_state(forward.name)
         forward.state_nodes = []
+
+
+def refuse_unread_sequences(plan: Blueprint) -> None:
+    """Raise AmbiguousShapeError where errors of single steps meet a sequence of which only the end is used.
+
+    The encoder of an encoder-decoder is of this kind: its steps and those of the output are not the same steps, even
+    where there are as many.
+    """
+    blocks = [*(candidate.block for candidate in plan.candidates), plan.output_block]
+    met = {id(node) for block in blocks for node in block.nodes}
+    for forward in plan.recurrent:
+        nodes, forward.sequence_nodes = forward.sequence_nodes, []
+        taught = any(c.call.module in forward.points and isinstance(c.rule, DirectRule) for c in plan.candidates)
+        if taught and nodes and len(plan.site.signature.shape) > 2 and not met.intersection(map(id, nodes)):
+            raise AmbiguousShapeError(
+                f"The output has shape {plan.site.signature.shape}, an error at every step, and of {forward.name!r} "
+                "only the last state is used, as of an encoder: its steps are not those of the output. Leave it "
+                f"untrained with a mixture of rules, {{{forward.name!r}: fa.Shallow(), '*': ...}}, or use its output "
+                "sequence."
+            )
 
 
 def refuse_half_cut(plan: Blueprint) -> None:
