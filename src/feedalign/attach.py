@@ -96,6 +96,8 @@ def _read(
     recurrent: list[StepwiseForward],
 ) -> tuple[Blueprint, Graph]:
     """Run the model on the example inputs and assign the rules."""
+    for forward in recurrent:
+        forward.forget_nodes()
     probe = run(model, example_inputs)
     site = find_output(model, probe, output)
     link = cast("Link | None", OUTPUT_LINKS.get(site.link) if site.link else None)

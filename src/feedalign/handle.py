@@ -59,6 +59,8 @@ class Handle:
         self._circuit, self.rules, self._host, self._hooks = circuit, rules, host, hooks
         self._num_outputs, self._description, self._fires = num_outputs, description, fires
         self.points, self.last_pair = points, last_pair
+        modules = dict(circuit.model.named_modules())
+        self._is_recurrent = any(isinstance(modules[site.module], LayerSteps) for site in circuit.sites)
         self._attached = True
         ATTACHED.add(circuit.model)
 
@@ -213,9 +215,7 @@ class Handle:
             SequenceError: They are no such tensor; or the model has no recurrent layers that the rule teaches.
         """
         self._refuse_removed()
-        modules = dict(self.model.named_modules())
-        is_recurrent = any(isinstance(modules.get(site.module), LayerSteps) for site in self._circuit.sites)
-        self._circuit.coming_lengths = as_lengths(lengths, is_recurrent)
+        self._circuit.coming_lengths = as_lengths(lengths, self._is_recurrent)
 
     @contextmanager
     def from_error(self) -> Iterator[None]:

@@ -518,3 +518,25 @@ def test_what_the_module_returns_may_be_changed_in_place(where: str) -> None:
     for name, grad in gradients(untouched).items():
         if name.startswith("rnn"):
             torch.testing.assert_close(found[name], grad, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+class HandedOn(nn.Module):
+    """An encoder that hands its last state on, beside a module that the forward leaves out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.GRU(3, 5, batch_first=True)
+        self.decoder = nn.GRU(2, 5, batch_first=True)
+        self.spare = nn.GRU(3, 5, batch_first=True)
+        self.head = nn.Linear(5, 4)
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        return self.head(self.decoder(target, self.encoder(source)[1])[0][:, -1])
+
+
+def test_a_state_handed_on_is_known_when_the_model_is_read_again() -> None:
+    model = HandedOn()
+    handle = fa.attach(model, fa.DFA(), example_inputs=(torch.randn(4, 6, 3), torch.randn(4, 7, 2)))
+    points = [row.point for row in handle.describe().rows if row.layer in {"encoder", "decoder"}]
+    assert points == ["encoder.layer0", "decoder.layer0"]
+    assert not list(model.spare.children())

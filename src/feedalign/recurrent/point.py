@@ -14,15 +14,13 @@ class LayerSteps(FeedbackPoint):
 
     Args:
         module: The recurrent module.
-        num_channels: How many teaching signals each state has: 1, or one for each parameter of each gate.
         saturates: The states are bounded.
     """
 
-    def __init__(self, module: nn.RNNBase, num_channels: int, saturates: bool) -> None:
+    def __init__(self, module: nn.RNNBase, saturates: bool) -> None:
         super().__init__()
         self.num_directions = 2 if module.bidirectional else 1
-        self.hidden_size, self.num_channels, self.saturates = module.hidden_size, num_channels, saturates
-        self.batch_first = module.batch_first
+        self.hidden_size, self.batch_first, self.saturates = module.hidden_size, module.batch_first, saturates
 
     def extra_repr(self) -> str:
         """Name nothing: the recurrent module tells."""

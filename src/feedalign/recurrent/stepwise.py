@@ -10,7 +10,7 @@ from torch.autograd.graph import Node
 from torch.nn.utils.rnn import PackedSequence
 
 from feedalign.recurrent.batch import Batch, Form, read, valid_steps
-from feedalign.recurrent.local_steps import Layer, LocalSteps, num_channels
+from feedalign.recurrent.local_steps import Layer, LocalSteps
 from feedalign.recurrent.point import LayerSteps, layer_name
 from feedalign.recurrent.streaming import stream_through, streams_in_parts
 from feedalign.recurrent.support import cell_of, channels_of, untaught_state
@@ -32,6 +32,7 @@ class StepwiseForward:
         name: Its name.
 
     Attributes:
+        points: Names of its feedback points, from the first layer to the last.
         circuit: The running part of the rule; None while the model is being read.
         state_nodes: Graph nodes of the initial states given while it is read.
         sequence_nodes: Graph nodes of the output sequences it returned while it is read.
@@ -42,12 +43,11 @@ class StepwiseForward:
         self.cell, self.channels = cell_of(module, name), channels_of(module)
         self.num_directions = 2 if module.bidirectional else 1
         self.circuit: Circuit | None = None
-        self.state_nodes: list[Node] = []
-        self.sequence_nodes: list[Node] = []
-        num = num_channels(self.channels, self.cell.num_gates, module.bias)
+        self.points = [layer_name(name, layer) for layer in range(module.num_layers)]
+        self.forget_nodes()
         saturates = getattr(module, "nonlinearity", "tanh") == "tanh"
         for layer in range(module.num_layers):
-            module.add_module(layer_name("", layer), LayerSteps(module, num, saturates))
+            module.add_module(layer_name("", layer), LayerSteps(module, saturates))
         module.forward = self
 
     def remove(self) -> None:
@@ -57,10 +57,10 @@ class StepwiseForward:
         for layer in range(self.module.num_layers):
             self.module._modules.pop(layer_name("", layer), None)
 
-    @property
-    def points(self) -> list[str]:
-        """Names of its feedback points, from the first layer to the last."""
-        return [layer_name(self.name, layer) for layer in range(self.module.num_layers)]
+    def forget_nodes(self) -> None:
+        """Forget the graph of an earlier reading, whose nodes are none of a new one's."""
+        self.state_nodes: list[Node] = []
+        self.sequence_nodes: list[Node] = []
 
     # Dynamo does not trace torch's recurrent modules either; it would try the parts of this one, in vain.
     @runs_eagerly
@@ -76,14 +76,15 @@ class StepwiseForward:
         self._look_at_state(batch)
         if circuit is not None and streams_in_parts(self, circuit, batch):
             return stream_through(self, circuit, batch)
+        valid = None if circuit is None else valid_steps(circuit.lengths, batch, self.name)
         rows, lasts, cells = batch.rows, [], []
         for layer in range(self.module.num_layers):
-            rows = rows if layer == 0 else self.between(rows)
-            states, *others = self._taught(layer, batch, rows)
+            states, *others = self._taught(layer, batch, rows, valid)
             # From what flows on, which may carry a tangent.
             lasts.append(batch.form.last(states, self.module.hidden_size))
             cells.append(others)
-            rows = batch.form.unpad(states)
+            if layer + 1 < self.module.num_layers:
+                rows = self.between(batch.form.unpad(states))
         ends = [batch.as_given(torch.cat(lasts))]
         ends += [batch.to_user(torch.cat(ended)) for ended in zip(*cells, strict=True)]
         if circuit is None:
@@ -101,11 +102,11 @@ class StepwiseForward:
         if graded:
             raise untaught_state(self.name)
 
-    def _taught(self, layer: int, batch: Batch, rows: Tensor) -> tuple[Tensor, ...]:
+    def _taught(self, layer: int, batch: Batch, rows: Tensor, valid: Tensor | None) -> tuple[Tensor, ...]:
         """States of a layer as they flow on from its feedback point, `[N, T, D * H]`, and its other last states."""
-        circuit, point = self.circuit, self.points[layer]
-        initial = self.initial(layer, batch.states)
-        valid = self._valid(point, batch)
+        circuit, initial = self.circuit, self.initial(layer, batch.states)
+        if circuit is not None and valid is not None:
+            circuit.valid[self.call(layer)] = valid
         if circuit is None or circuit.perturber is None or not circuit.is_open:
             made = self.apply(layer, batch.form, initial, rows, valid)
         else:
@@ -113,15 +114,6 @@ class StepwiseForward:
         width = self.num_directions * self.module.hidden_size
         states: Tensor = self.module._modules[layer_name("", layer)](made[0])[..., :width]  # type: ignore[misc]
         return states, *made[2 : 1 + self.cell.num_states]
-
-    def _valid(self, point: str, batch: Batch) -> Tensor | None:
-        """Which steps count, `[N, T]`; the receiver of the point is told too."""
-        if self.circuit is None:
-            return None
-        valid = valid_steps(self.circuit.lengths, batch, self.name)
-        if valid is not None:
-            self.circuit.valid[point, self.circuit.counts.get(point, 0)] = valid
-        return valid
 
     def call(self, layer: int) -> CallKey:
         """Name of a layer's feedback point, and which call of it comes next."""
