@@ -60,7 +60,8 @@ class Ran:
     Attributes:
         output: Its state at every step, `[R, D * H]`.
         final: Its states after the last step of each sequence, each `[D, N, H]`.
-        memory: What else of the run its gradients need, each `[R, D * H]`: an LSTM's cell states.
+        memory: What else of the run its gradients need, each `[R, D * H]`: an LSTM's cell states; and gates, where they
+            are kept.
     """
 
     output: Tensor

@@ -12,7 +12,18 @@ from feedalign.recurrent.cell import Cell, Gradients, Ran, Trace, Wanted, Weight
 from feedalign.recurrent.fused import Direction, run_fused, run_in_copies, side_by_side
 from feedalign.recurrent.in_place import by_hand, is_followed, may_write, tanh_
 from feedalign.recurrent.products import add_product, adding, product
-from feedalign.recurrent.rows import Block, Signals, blocks_of, ends, joined, meeting, pieces_before, walk
+from feedalign.recurrent.rows import (
+    Block,
+    Signals,
+    blocks_of,
+    ends,
+    joined,
+    keeps_gates,
+    meeting,
+    pieces_before,
+    walk,
+    whole,
+)
 from feedalign.recurrent.steps import Steps
 from feedalign.recurrent.sums import Sums
 
@@ -39,14 +50,15 @@ class GRU(Cell):
 
     @torch.no_grad()
     def run(self, inputs: Tensor, states: tuple[Tensor, ...], weights: tuple[Weights, ...], steps: Steps) -> Ran:
-        """See `Cell`."""
-        run = _run_by_steps
-        if not is_followed():
-            run = _run_in_place
-            if inputs.device.type != "cpu" or not may_write(inputs, *states, *weights[0]):
-                output, final = run_fused(torch._VF.gru, inputs, states[0], weights, steps)
-                return Ran(output, (final,))
-        return side_by_side([run(inputs, states[0][d], own, steps, d == 1) for d, own in enumerate(weights)])
+        """See `Cell`; the memory are the gates r, z and n, and q, where they are few enough to be kept."""
+        each = [(inputs, states[0][d], own, steps, d == 1) for d, own in enumerate(weights)]
+        if is_followed():
+            return side_by_side([_run_by_steps(*one) for one in each])
+        if inputs.device.type == "cpu" and may_write(inputs, *states, *weights[0]):
+            keeps = keeps_gates(weights, steps)
+            return side_by_side([_run_in_place(*one, keeps) for one in each])
+        output, final = run_fused(torch._VF.gru, inputs, states[0], weights, steps)
+        return Ran(output, (final,))
 
     @by_hand
     def gradients(self, signal: Tensor, trace: Trace, wanted: Wanted) -> Gradients:
@@ -73,7 +85,7 @@ class GRU(Cell):
     def push(self, tangent: Tensor | None, perturbation: Tensor, trace: Trace) -> Tensor:
         """See `Cell`."""
         trace, num_units = trace.to(perturbation.dtype), trace.output.shape[1]
-        block = Block(0, trace.steps.num_steps, 0, trace.steps.num_rows)
+        block = whole(trace.steps)
         before = joined(pieces_before(block, trace.output, trace.initial[0], trace.steps, trace.reverse))
         gates = _gates(trace, block, before)
         slopes = _slopes(gates, before)
@@ -96,13 +108,14 @@ def _run_by_steps(inputs: Tensor, initial: Tensor, weights: Weights, steps: Step
     return run_in_copies(step, F.linear(inputs, weights.ih, weights.bias_ih), (initial,), steps, reverse)
 
 
-def _run_in_place(inputs: Tensor, initial: Tensor, weights: Weights, steps: Steps, reverse: bool) -> Direction:
+def _run_in_place(
+    inputs: Tensor, initial: Tensor, weights: Weights, steps: Steps, reverse: bool, keeps: bool
+) -> Direction:
     """A loop over time of five operations a step; gates are made in the place of what enters them."""
     num_units = initial.shape[1]
     output = initial.new_empty(steps.num_rows, num_units)
-    add = adding(weights.hh, steps.num_samples)
-    state = None
-    for block in blocks_of(weights.hh, steps, reverse):
+    add, state = adding(weights.hh, steps.num_samples), None
+    for block in [whole(steps)] if keeps else blocks_of(weights.hh, steps, reverse):
         stacked, n = _enter(inputs[block.rows], weights)
         sizes = steps.batch_sizes[block.first : block.last]
         r, z, q = stacked.split(num_units, 1)
@@ -114,7 +127,7 @@ def _run_in_place(inputs: Tensor, initial: Tensor, weights: Weights, steps: Step
             add(all_three, before)
             rz.sigmoid_()
             state = torch.lerp(n_t.addcmul_(r_t, q_t).tanh_(), before, z_t, out=after)
-    return Direction(output, (ends(output, steps, reverse),))
+    return Direction(output, (ends(output, steps, reverse),), (r, z, q, n) if keeps else ())
 
 
 def _biases(weights: Weights) -> tuple[Tensor | None, Tensor | None]:
@@ -141,7 +154,9 @@ def _enter(inputs: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
 
 
 def _gates(trace: Trace, block: Block, before: Tensor) -> _Gates:
-    """Compute the gates of a block again."""
+    """Look the gates of a block up, or compute them again."""
+    if trace.memory:
+        return _Gates(*(kept[block.rows] for kept in trace.memory))
     weights, num_units = trace.weights, trace.output.shape[1]
     inputs = trace.inputs[block.rows]
     if may_write(inputs, before, *weights):

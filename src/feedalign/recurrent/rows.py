@@ -9,14 +9,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from feedalign.recurrent.cell import Weights
 from feedalign.recurrent.in_place import is_plain
 from feedalign.recurrent.steps import Steps
 
 # What is made of a block should be the same memory in every block: new memory costs more in page faults than the
 # arithmetic on it. So many numbers `[rows, G * H]` are little enough, and so many rows let products run at full speed.
-NUMBERS_OF_A_BLOCK = 1 << 19
+NUMBERS_OF_A_BLOCK = 1 << 20
 ROWS_OF_A_BLOCK = 1 << 10
 NUMBERS_ON_A_DEVICE = 1 << 26
+
+# Gates of a run that are no more than these are kept, 32 MiB of single precision; so much memory is handed on from step
+# to step of training, and new memory would take as long as to make the gates again.
+NUMBERS_TO_KEEP = 1 << 23
 
 # Products of more pieces than these would take longer than a copy.
 _MAX_PIECES = 3
@@ -95,6 +100,21 @@ def num_rows_of_a_block(weight: Tensor, steps: Steps) -> int:
         return steps.num_rows
     numbers = NUMBERS_OF_A_BLOCK if weight.device.type == "cpu" else NUMBERS_ON_A_DEVICE
     return max(ROWS_OF_A_BLOCK, numbers // weight.shape[0])
+
+
+def keeps_gates(weights: Sequence[Weights], steps: Steps) -> bool:
+    """Whether a run keeps its gates for the gradients; with two directions they would have to be copied.
+
+    Args:
+        weights: One or two directions.
+        steps: How rows lie.
+    """
+    return len(weights) == 1 and steps.num_rows * weights[0].hh.shape[0] <= NUMBERS_TO_KEEP
+
+
+def whole(steps: Steps) -> Block:
+    """Return all rows as one block."""
+    return Block(0, steps.num_steps, 0, steps.num_rows)
 
 
 def pieces_before(block: Block, states: Tensor, initial: Tensor, steps: Steps, reverse: bool) -> list[Piece]:
