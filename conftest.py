@@ -31,7 +31,7 @@ def end_page(namespace: dict[str, Any]) -> None:
 
 pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser(doctest_optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)],
-    patterns=["README.md", "docs/*.md", "docs/decisions/*.md"],
+    patterns=["README.md", "docs/*.md", "docs/trainers/*.md", "docs/decisions/*.md"],
     excludes=["docs/_build/*"],
     path=str(ROOT),
     setup=start_page,

@@ -1,4 +1,4 @@
-"""Join the results of several runs of `feedalign compare` into one record that a page shows.
+"""Join the results of several runs of `feedalign compare` or `feedalign language` into one record that a page shows.
 
     python docs/join_records.py NAME DIR [DIR ...]
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 RECORDS = Path(__file__).parent / "records"
-_LEFT_OUT = ("trials", "features")
+_LEFT_OUT = ("trials", "features", "runs")
 
 
 def main(arguments: list[str] | None = None, records: Path = RECORDS) -> None:

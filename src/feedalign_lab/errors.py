@@ -53,3 +53,15 @@ class OutputFolderError(LabError, OSError):
 
 class DivergedError(LabError, ArithmeticError):
     """A trial that blew up: numbers that are not finite, or a loss far above that of the untrained network."""
+
+
+class TextError(LabError, ValueError):
+    """Text that a language model cannot be trained on: none of it, too little, or in no split."""
+
+
+class UnknownTokenError(TextError):
+    """Text that a tokenizer has no tokens for."""
+
+
+class MissingPackageError(LabError, ImportError):
+    """A package that an extra of the installation would bring."""

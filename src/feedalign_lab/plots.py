@@ -46,7 +46,7 @@ def draw_learning_curves(rules: Sequence[str], trials: Sequence[TrialResult], ti
         _use_log_scale(axes, min(errors), max(errors))
     if axes.has_data():
         axes.legend(ncols=2, fontsize="small")
-    return _png(figure)
+    return as_png(figure)
 
 
 def draw_angles(rules: Sequence[str], trials: Sequence[TrialResult], title: str) -> bytes | None:
@@ -82,7 +82,7 @@ def draw_angles(rules: Sequence[str], trials: Sequence[TrialResult], title: str)
         handles.update(zip(labels, lines, strict=True))
     if handles:
         figure.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize="small")
-    return _png(figure)
+    return as_png(figure)
 
 
 def _use_log_scale(axes: Axes, smallest: float, largest: float) -> None:
@@ -120,13 +120,12 @@ def _draw_band(axes: Axes, curves: Sequence[Sequence[float]], rule: str) -> None
         return
     means = np.array([np.nanmean(values[:, epoch]) for epoch in epochs])
     # By the rule's place in the library, so that it looks the same in every comparison.
-    number = rule_names().index(rule)
-    color, dash = _COLORS[number % len(_COLORS)], _DASHES[number % len(_DASHES)]
+    style = line_style(rule_names().index(rule))
     x = np.array(epochs) + 1
     marker = "o" if len(epochs) == 1 else None
-    axes.plot(x, means, label=rule, color=color, linestyle=dash, linewidth=1.4, marker=marker)
+    axes.plot(x, means, label=rule, marker=marker, **style)
     spreads = np.array([_sample_std(values[:, epoch]) for epoch in epochs])
-    axes.fill_between(x, means - spreads, means + spreads, color=color, alpha=0.15, linewidth=0)
+    axes.fill_between(x, means - spreads, means + spreads, color=style["color"], alpha=0.15, linewidth=0)
 
 
 def _sample_std(column: NDArray[np.float64]) -> float:
@@ -135,8 +134,24 @@ def _sample_std(column: NDArray[np.float64]) -> float:
     return float(known.std(ddof=1)) if len(known) > 1 else 0.0
 
 
-def _png(figure: Figure) -> bytes:
-    """The figure as an image, without a display."""
+def line_style(number: int) -> dict[str, Any]:
+    """Color, dash and width of a line, as arguments of matplotlib's `plot`.
+
+    Args:
+        number: Place of the line among all there may be, from 0; so that it looks the same in every image.
+    """
+    return {"color": _COLORS[number % len(_COLORS)], "linestyle": _DASHES[number % len(_DASHES)], "linewidth": 1.4}
+
+
+def as_png(figure: Figure) -> bytes:
+    """Draw a figure as an image, without a display.
+
+    Args:
+        figure: The figure.
+
+    Returns:
+        The PNG image.
+    """
     buffer = BytesIO()
     FigureCanvasAgg(figure)
     figure.savefig(buffer, format="png", dpi=150)

@@ -16,6 +16,10 @@ WEIGHTS_NAME = "weights.pt"
 CURVES_NAME = "learning_curves.png"
 ANGLES_NAME = "angles.png"
 TUNING_NAME = "tuning.json"
+SAMPLES_NAME = "samples.txt"
+TOKENIZER_NAME = "tokenizer.json"
+
+_NAMES = (RESULTS_NAME, WEIGHTS_NAME, CURVES_NAME, ANGLES_NAME, TUNING_NAME, SAMPLES_NAME, TOKENIZER_NAME)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +50,7 @@ class ResultsFolder:
             raise OutputFolderError(
                 f"The results folder {path} cannot be written ({_reason(error)}): choose another with --out."
             ) from error
-        taken = [
-            name
-            for name in (RESULTS_NAME, WEIGHTS_NAME, CURVES_NAME, ANGLES_NAME, TUNING_NAME)
-            if (path / name).exists()
-        ]
+        taken = [name for name in _NAMES if (path / name).exists()]
         if taken and not overwrite:
             raise OutputFolderError(
                 f"{path / taken[0]} exists already and was left as it is: "

@@ -5,9 +5,11 @@ from typing import Literal
 import numpy as np
 import torch
 
-Stream = Literal["weights", "feedback", "order", "dropout", "split", "alignment", "classifier"]
+Stream = Literal["weights", "feedback", "order", "dropout", "split", "alignment", "classifier", "samples"]
 # A stream's place decides its seeds: new ones go to the end.
-_STREAMS: tuple[Stream, ...] = ("weights", "feedback", "order", "dropout", "split", "alignment", "classifier")
+_STREAMS: tuple[Stream, ...] = (
+    "weights", "feedback", "order", "dropout", "split", "alignment", "classifier", "samples",
+)  # fmt: skip
 
 
 def stream_seed(seed: int, trial: int, stream: Stream) -> int:

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +16,7 @@ from feedalign_lab.errors import DivergedError, SettingError
 from feedalign_lab.learner import Learner, LearnerSpec
 from feedalign_lab.models import parse_network_name
 from feedalign_lab.records import EpochRecord, Status, TrialResult
+from feedalign_lab.running import dropout_stream, evaluating
 from feedalign_lab.seeding import generator, stream_seed
 
 _TEST_BATCH_SIZE = 500
@@ -134,7 +134,7 @@ def _epochs(learner: Learner, spec: LearnerSpec, schedule: Schedule, dataset: Da
     order = generator(spec.seed, spec.trial, "order")
     targets = dataset.encode(dataset.y_train)
     fixed = _alignment_batch(dataset, targets, spec.seed)
-    with _dropout_stream(stream_seed(spec.seed, spec.trial, "dropout"), dataset.x_train.device):
+    with dropout_stream(stream_seed(spec.seed, spec.trial, "dropout"), dataset.x_train.device):
         for epoch in range(1, schedule.epochs + 1):
             start = time.perf_counter()
             train_loss = _train_epoch(learner, spec.rule, schedule, dataset.x_train, targets, order, epoch)
@@ -176,7 +176,7 @@ def _train_epoch(
 def _untrained_loss(learner: Learner, dataset: Dataset, seed: int) -> float:
     """The loss before any step, without dropout, on the examples that angles are measured on."""
     x, y = _alignment_batch(dataset, dataset.encode(dataset.y_train), seed)
-    with _evaluating(learner.model):
+    with evaluating(learner.model):
         output = learner.model(x)
     # Binary cross-entropy fails on nan; the first step will say where it comes from.
     return float(learner.loss_function(output, y)) if bool(torch.isfinite(output).all()) else math.nan
@@ -204,7 +204,7 @@ def _validation_error(model: nn.Module, dataset: Dataset) -> float | None:
 def _error(model: nn.Module, part: Part, task: Task) -> float:
     """Percent of wrong classes, or the mean squared error."""
     total = torch.zeros((), dtype=torch.float64, device=part.x.device)
-    with _evaluating(model):
+    with evaluating(model):
         for x, y in zip(part.x.split(_TEST_BATCH_SIZE), part.y.split(_TEST_BATCH_SIZE), strict=True):
             output = model(x)
             if task == "classification":
@@ -224,24 +224,5 @@ def _alignment_batch(dataset: Dataset, targets: Tensor, seed: int) -> tuple[Tens
 
 def _alignment(learner: Learner, batch: tuple[Tensor, Tensor]) -> tuple[fa.measure.LayerAlignment, ...]:
     """Angles to backprop per layer, without dropout."""
-    with _evaluating(learner.model):
+    with evaluating(learner.model):
         return fa.measure.alignment(learner.model, learner.loss_function, batch).layers
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch dropout off for a while."""
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train()
-
-
-@contextmanager
-def _dropout_stream(seed: int, device: torch.device) -> Iterator[None]:
-    """Draw dropout from a seed of its own, and leave the global random state as it was."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield

@@ -47,6 +47,12 @@ def cache_root() -> Path:
     return Path(pooch.os_cache("feedalign"))
 
 
+def named_roots() -> list[Path]:
+    """The folder that the variable names; nothing where it is not set."""
+    named = os.environ.get(VARIABLE)
+    return [Path(named).expanduser()] if named else []
+
+
 def locate(archive: Archive) -> list[Path]:
     """Paths of an archive's files, fetching the archive when no folder has them all.
 
@@ -59,9 +65,7 @@ def locate(archive: Archive) -> list[Path]:
     Raises:
         MissingDataError: They are nowhere and cannot be fetched.
     """
-    named = os.environ.get(VARIABLE)
-    cache = cache_root()
-    roots = [Path(named).expanduser()] if named else []
+    roots, cache = named_roots(), cache_root()
     for root in [*roots, cache]:
         paths = [root / archive.folder / name for name in archive.files]
         if all(path.is_file() for path in paths):

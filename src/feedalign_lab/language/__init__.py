@@ -1,0 +1,1 @@
+"""Language modelling: text, tokens, Transformers and their training."""

@@ -1,0 +1,114 @@
+"""What `feedalign language` does."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from feedalign_lab.language.attention import AttentionName
+from feedalign_lab.language.choices import RuleChoice, parse_choices
+from feedalign_lab.language.comparison import LanguageComparison, Sampling, run_language
+from feedalign_lab.language.corpus import Corpus, load_corpus
+from feedalign_lab.language.options import LanguageOptions
+from feedalign_lab.language.plan import LanguagePlan, Optimization, OptimizerName, ScheduleName
+from feedalign_lab.language.progress import LanguageProgress
+from feedalign_lab.language.settings import SizeSetting, default_rate, size_setting
+from feedalign_lab.language.tokens import Tokens, encode_prompt, load_tokenizer, tokenize
+from feedalign_lab.language.transformer import ErrorAt, TransformerSize
+from feedalign_lab.results import ResultsFolder
+
+
+def plan_of(options: LanguageOptions) -> LanguagePlan:
+    """The plan that options ask for, with the defaults of its size where nothing was said.
+
+    Args:
+        options: What the command line was parsed to.
+
+    Returns:
+        The plan.
+
+    Raises:
+        LabError: Something is out of range, or does not exist.
+    """
+    setting = size_setting(options.size)
+    choices = parse_choices(options.rules)
+    schedule = cast("ScheduleName", options.schedule)
+    optimization = Optimization(
+        optimizer=cast("OptimizerName", options.optimizer),
+        beta1=options.beta1,
+        beta2=options.beta2,
+        schedule=schedule,
+        warmup=options.warmup,
+        clip=None if options.clip == float("inf") else options.clip,
+    )
+    return LanguagePlan(
+        text=options.text,
+        choices=choices,
+        size=_size(options, setting),
+        optimization=optimization,
+        rates={choice.name: _rates(options, setting, schedule, choice) for choice in choices},
+        vocab_size=options.vocab_size or setting.vocab_size,
+        tokenizer=None if options.tokenizer is None else str(options.tokenizer),
+        lowercase=options.lowercase,
+        error_at=cast("ErrorAt", options.error),
+        batch_size=setting.batch_size if options.batch_size is None else options.batch_size,
+        epochs=options.epochs,
+        max_steps=options.steps,
+        evaluations=options.evaluations,
+        seed=options.seed,
+    )
+
+
+def _size(options: LanguageOptions, setting: SizeSetting) -> TransformerSize:
+    """The size of a name with what was asked for otherwise."""
+    asked = {
+        "num_layers": options.layers,
+        "num_heads": options.heads,
+        "width": options.width,
+        "inner_width": options.inner_width,
+    }
+    given = {name: value for name, value in asked.items() if value is not None}
+    attention = cast("AttentionName", options.attention)
+    return replace(setting.size, context=options.context, attention=attention, dropout=options.dropout, **given)
+
+
+def _rates(
+    options: LanguageOptions, setting: SizeSetting, schedule: ScheduleName, choice: RuleChoice
+) -> tuple[float, ...]:
+    """The learning rates to train a rule at."""
+    return options.lr or (default_rate(setting, schedule, choice),)
+
+
+def run(options: LanguageOptions, device: torch.device) -> LanguageComparison:
+    """Read the text, train every rule and file what comes of it.
+
+    Args:
+        options: What the command line was parsed to.
+        device: Where to train.
+
+    Returns:
+        The comparison.
+    """
+    plan = plan_of(options)
+    path = options.out or Path("results") / f"language-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    folder = ResultsFolder.open(path, overwrite=options.overwrite)
+    with LanguageProgress(is_shown=not options.json) as progress:
+        progress.say("reading the text")
+        corpus = load_corpus(plan.text)
+        progress.say("cutting it into tokens")
+        tokens = _tokens(plan, corpus, options.vocab_size)
+        for note in tokens.notes:
+            progress.note(note)
+        prompt = None if options.prompt is None else encode_prompt(tokens.tokenizer, options.prompt)
+        sampling = Sampling(prompt, options.sample_tokens, options.temperature)
+        progress.say("measuring cost")
+        return run_language(plan, tokens, corpus.source, folder, progress.watch, device=device, sampling=sampling)
+
+
+def _tokens(plan: LanguagePlan, corpus: Corpus, asked: int | None) -> Tokens:
+    """The text as tokens of the user's tokenizer, or of one that is learned."""
+    if plan.tokenizer is None:
+        return tokenize(corpus, vocab_size=plan.vocab_size, lowercase=plan.lowercase)
+    return tokenize(corpus, load_tokenizer(Path(plan.tokenizer)), vocab_size=asked, lowercase=plan.lowercase)

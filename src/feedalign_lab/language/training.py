@@ -1,0 +1,165 @@
+"""The training loop over chunks of text."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import feedalign as fa
+from feedalign_lab.errors import DivergedError
+from feedalign_lab.language.evaluation import mean_loss, perplexity
+from feedalign_lab.language.learner import LanguageLearner, cross_entropy
+from feedalign_lab.language.plan import LanguagePlan
+from feedalign_lab.language.records import Evaluation, LanguageRun, Parts, PointAngle, Status
+from feedalign_lab.language.tokens import Chunks
+from feedalign_lab.running import dropout_stream, evaluating
+from feedalign_lab.seeding import generator, stream_seed
+
+_CHUNKS_FOR_ANGLES = 8
+
+OnStep = Callable[[int, float], None]
+"""Told the tokens of each step and its loss."""
+OnEvaluation = Callable[[Evaluation], None]
+
+
+@dataclass
+class _State:
+    """What training has come to."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+
+
+def train(
+    learner: LanguageLearner,
+    plan: LanguagePlan,
+    rate: float,
+    parts: Parts,
+    on_step: OnStep | None = None,
+    on_evaluation: OnEvaluation | None = None,
+) -> LanguageRun:
+    """Train a learner, and leave it with the weights of its best evaluation.
+
+    Ctrl-C ends the run early; what was evaluated before stays in the result.
+
+    Args:
+        learner: The learner; trained in place.
+        plan: How long to train.
+        rate: The learning rate it was made with, for the record.
+        parts: The text.
+        on_step: Called after each step.
+        on_evaluation: Called with each evaluation as it is made.
+
+    Returns:
+        The run, without sample.
+    """
+    state = _State()
+    status: Status = "finished"
+    message = ""
+    try:
+        _epochs(learner, plan, parts, state, on_step, on_evaluation)
+    except KeyboardInterrupt:
+        status, message = "interrupted", f"interrupted after {state.step} steps"
+    except DivergedError as error:
+        status, message = "diverged", f"{error} It happened at step {state.step + 1}."
+    run = LanguageRun(learner.name, rate, status, message, tuple(state.evaluations))
+    if state.best is None:
+        return run
+    learner.model.load_state_dict(state.best)
+    test = perplexity(mean_loss(learner.model, parts.test.inputs, parts.test.targets))
+    return replace(run, test_perplexity=test, angles=angles(learner, parts.validation))
+
+
+def _epochs(
+    learner: LanguageLearner,
+    plan: LanguagePlan,
+    parts: Parts,
+    state: _State,
+    on_step: OnStep | None,
+    on_evaluation: OnEvaluation | None,
+) -> None:
+    order = generator(plan.seed, 0, "order")
+    device = parts.train.inputs.device
+    with dropout_stream(stream_seed(plan.seed, 0, "dropout"), device):
+        last = num_steps(plan, parts)
+        for _ in range(plan.epochs):
+            batches = torch.randperm(parts.train.inputs.shape[0], generator=order).to(device).split(plan.batch_size)
+            ends = evaluated_after(len(batches), plan.evaluations)
+            for number, chosen in enumerate(batches, start=1):
+                _step(learner, parts.train, chosen, state, on_step)
+                if number in ends or state.step == last:
+                    _evaluate(learner, parts.validation, state, on_evaluation)
+                if state.step == last:
+                    return
+
+
+def num_steps(plan: LanguagePlan, parts: Parts) -> int:
+    """Return how many steps a run takes if nothing ends it early.
+
+    Args:
+        plan: How long to train.
+        parts: The text.
+    """
+    of_epochs = plan.epochs * -(-parts.train.inputs.shape[0] // plan.batch_size)
+    return of_epochs if plan.max_steps is None else min(of_epochs, plan.max_steps)
+
+
+def evaluated_after(num_steps: int, evaluations: int) -> set[int]:
+    """Return the numbers of the steps in an epoch that an evaluation follows: at even distances, the last included.
+
+    Args:
+        num_steps: Steps in an epoch.
+        evaluations: Evaluations in it; no more than steps.
+    """
+    return {max(1, round(num_steps * part / evaluations)) for part in range(1, evaluations + 1)}
+
+
+def _step(learner: LanguageLearner, train: Chunks, chosen: Tensor, state: _State, on_step: OnStep | None) -> None:
+    start = time.perf_counter()
+    loss = learner.step(train.inputs[chosen], train.targets[chosen])
+    state.seconds += time.perf_counter() - start
+    state.step += 1
+    state.losses.append(loss)
+    tokens = int(train.targets[chosen].numel())
+    state.tokens += tokens
+    if on_step is not None:
+        on_step(tokens, loss)
+
+
+def _evaluate(learner: LanguageLearner, part: Chunks, state: _State, on_evaluation: OnEvaluation | None) -> None:
+    """Evaluate, keep the weights if they are the best so far, and let the schedule know."""
+    rate = learner.rate
+    found = perplexity(mean_loss(learner.model, part.inputs, part.targets))
+    train_loss = sum(state.losses) / len(state.losses)
+    state.losses.clear()
+    evaluation = Evaluation(state.step, state.tokens, train_loss, found, rate, state.seconds)
+    if all(found < earlier.validation_perplexity for earlier in state.evaluations):
+        state.best = {name: value.detach().clone() for name, value in learner.model.state_dict().items()}
+    state.evaluations.append(evaluation)
+    learner.after_evaluation(found)
+    if on_evaluation is not None:
+        on_evaluation(evaluation)
+
+
+def angles(learner: LanguageLearner, part: Chunks) -> tuple[PointAngle, ...]:
+    """Angles between the rule's signals and backprop's, without dropout.
+
+    Args:
+        learner: The learner.
+        part: Text to measure on; the first chunks of it are.
+
+    Returns:
+        An angle for each feedback point, in the order of the forward.
+    """
+    first = slice(_CHUNKS_FOR_ANGLES)
+    with evaluating(learner.model):
+        found = fa.measure.alignment(learner.model, cross_entropy, (part.inputs[first], part.targets[first]))
+    by_point = {layer.point: layer.signal for layer in found.layers if layer.point is not None}
+    return tuple(PointAngle(point, degrees) for point, degrees in by_point.items())
