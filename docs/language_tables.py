@@ -42,6 +42,24 @@ def of_rules(record: Record) -> str:
     return f"{table(head, rows)}\n\n{_caption(record)}"
 
 
+def of_points(record: Record) -> str:
+    """Render the angles of the rules with feedback at every point, block by block."""
+    found = {rule: best for rule, (best, _) in _cells(record)[_MAIN].items() if rule.startswith("dfa")}
+    num_blocks = record["runs"][0]["config"]["size"]["num_layers"]
+    rows = []
+    for rule in [rule for rule in _RULES if rule in found]:
+        degrees = [number(angle["degrees"], 0) for angle in found[rule]["angles"]]
+        per_block = len(degrees) // num_blocks
+        blocks = [", ".join(degrees[start : start + per_block]) for start in range(0, len(degrees), per_block)]
+        rows.append((rule, *blocks))
+    head = ("degrees", *(f"block {place + 1}" for place in range(num_blocks)))
+    return (
+        f"{table(head, rows)}\n\nAngles between the rule's signal and backprop's at each feedback point, at the best "
+        "evaluation, on validation text; of `dfa-micro` behind the first normalization, the activation and the second "
+        "normalization."
+    )
+
+
 def of_settings(record: Record) -> str:
     """Render every setting's validation perplexities beside the paper's."""
     cells = _cells(record)
@@ -152,6 +170,7 @@ def _caption(record: Record) -> str:
 
 FROM_RECORDS: dict[str, Callable[[Record], Any]] = {
     "language": of_rules,
+    "language#angles": of_points,
     "language#settings": of_settings,
     "language#sample": sample,
     "bench-transformer": step_costs,

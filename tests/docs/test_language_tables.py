@@ -80,6 +80,18 @@ def test_one_row_for_each_rule(tables: ModuleType) -> None:
     assert "1 epoch of 3.7 million tokens, vocabulary of 2,048: 4 layers" in made
 
 
+def test_angles_of_each_block(tables: ModuleType) -> None:
+    record = json.loads(json.dumps(RECORD))
+    for one in record["runs"]:
+        one["config"]["size"]["num_layers"] = 2
+    record["runs"][0]["best"]["dfa-micro"]["angles"] *= 2
+    assert rows(tables.of_points(record)) == [
+        ["degrees", "block 1", "block 2"],
+        ["dfa-macro", "60", "21"],
+        ["dfa-micro", "60, 21", "60, 21"],
+    ]
+
+
 def test_settings_are_compared_at_the_end_of_the_shortest_run(tables: ModuleType) -> None:
     made = tables.of_settings(RECORD)
     by_setting = {(row[0], row[1]): row[2:] for row in rows(made)[1:]}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,6 +16,7 @@ from feedalign_lab.language.plan import LanguagePlan
 from feedalign_lab.language.plots import draw_angles, draw_perplexities
 from feedalign_lab.language.records import LanguageRun, Parts, best_runs
 from feedalign_lab.language.sampling import continue_text
+from feedalign_lab.language.saved import save_transformer, weights_name
 from feedalign_lab.language.sources import PART_NAMES
 from feedalign_lab.language.tokens import Tokens, chunks, decode
 from feedalign_lab.language.training import OnEvaluation, OnStep, num_steps, train
@@ -40,7 +42,7 @@ class Sampling(NamedTuple):
     """What models are to write.
 
     Attributes:
-        prompt: Tokens to go on with; None takes the beginning of the validation part.
+        prompt: Tokens to go on with; None takes some from the middle of the validation part.
         num_tokens: Tokens to write; 0 for none.
         temperature: What logits are divided by.
     """
@@ -145,7 +147,9 @@ def run_language(
     """
     parts = cut(tokens, plan.size.context, device)
     comparison = _start(plan, tokens, source, device)
-    prompt = parts.validation.inputs[0, :_PROMPT_TOKENS] if sampling.prompt is None else sampling.prompt
+    # From the middle, since texts begin with titles.
+    middle = parts.validation.inputs.shape[0] // 2
+    prompt = parts.validation.inputs[middle, :_PROMPT_TOKENS] if sampling.prompt is None else sampling.prompt
     sampling = sampling._replace(prompt=prompt.to(device))
     comparison.prompt = decode(tokens.tokenizer, prompt)
     comparison.files.append(folder.write_bytes(TOKENIZER_NAME, tokens.tokenizer.to_str(pretty=True).encode()))
@@ -236,6 +240,10 @@ def _run(
         run = replace(run, sample=_sample(learner, tokens, plan.seed, sampling))
     comparison.runs.append(run)
     _write(comparison, folder)
+    if run.evaluations and comparison.best()[run.rule] is run:
+        learner.handle.remove()
+        path = folder.write(weights_name(run.rule), partial(save_transformer, learner.model))
+        comparison.files += [path] if path not in comparison.files else []
     if run.status == "interrupted":
         raise KeyboardInterrupt
 

@@ -15,7 +15,6 @@ from feedalign_lab.errors import (
     CorruptFileError,
     MissingDataError,
     MissingPackageError,
-    OutputFolderError,
     SettingError,
 )
 
@@ -74,7 +73,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, *, lowercase: bool = 
 
 
 def load_tokenizer(path: Path) -> "Tokenizer":
-    """Read a tokenizer that `save_tokenizer` wrote, or any other of the `tokenizers` library.
+    """Read a tokenizer that `feedalign language` left, or any other of the `tokenizers` library.
 
     Truncation and padding that the file asks for are left out: a text is encoded as it is. A tokenizer without a token
     for the end of a text gets one.
@@ -103,22 +102,6 @@ def load_tokenizer(path: Path) -> "Tokenizer":
             f"expected ({error})."
         ) from error
     return _prepared(tokenizer)
-
-
-def save_tokenizer(tokenizer: "Tokenizer", path: Path) -> None:
-    """Write a tokenizer as a JSON file, for `load_tokenizer` or `tokenizers.Tokenizer.from_file`.
-
-    Args:
-        tokenizer: The tokenizer.
-        path: The file; one that is there is overwritten.
-
-    Raises:
-        OutputFolderError: It cannot be written there.
-    """
-    try:
-        path.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
-    except OSError as error:
-        raise OutputFolderError(f"The tokenizer cannot be written to {path}: {error.strerror}.") from error
 
 
 def encode(tokenizer: "Tokenizer", text: str) -> Tensor:

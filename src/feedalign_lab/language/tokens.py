@@ -15,7 +15,6 @@ from feedalign_lab.language.tokenizer import (
     encode,
     end_of_text,
     load_tokenizer,
-    save_tokenizer,
     train_tokenizer,
     unknown_token,
     vocabulary_size,
@@ -35,7 +34,6 @@ __all__ = [
     "encode_prompt",
     "end_of_text",
     "load_tokenizer",
-    "save_tokenizer",
     "tokenize",
     "train_tokenizer",
 ]

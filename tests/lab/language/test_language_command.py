@@ -1,14 +1,22 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from feedalign_lab import cost
 from feedalign_lab.cli import main
+from feedalign_lab.errors import CorruptFileError, MissingDataError
+from feedalign_lab.language.comparison import cut
+from feedalign_lab.language.corpus import load_corpus
+from feedalign_lab.language.evaluation import mean_loss
+from feedalign_lab.language.saved import load_transformer
+from feedalign_lab.language.tokens import load_tokenizer, tokenize
 
 VERSE = "the cat sat on the mat and the dog sat on the log, so the cat saw the dog and the mat saw the log.\n"
 TINY = [
@@ -66,6 +74,24 @@ def test_every_rule_leaves_figures_pictures_and_samples(
     assert Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size() == results["text"]["vocab_size"]
     for picture in ("learning_curves.png", "angles.png"):
         assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_weights_are_those_of_the_best_evaluation(text: Path, tmp_path: Path) -> None:
+    assert run(text, tmp_path / "out", "--rules", "dfa-macro", "--lr", "1e-6", "1e-2") == 0
+    results = results_in(tmp_path / "out")
+    model = load_transformer(tmp_path / "out" / "weights-dfa-macro.pt")
+    tokens = tokenize(load_corpus(str(text)), load_tokenizer(tmp_path / "out" / "tokenizer.json"))
+    parts = cut(tokens, model.size.context, torch.device("cpu"))
+    found = math.exp(mean_loss(model, parts.test.inputs, parts.test.targets))
+    assert found == pytest.approx(results["best"]["dfa-macro"]["test_perplexity"], rel=1e-5)
+
+
+def test_files_that_are_no_weights(tmp_path: Path) -> None:
+    with pytest.raises(MissingDataError, match="There is no file"):
+        load_transformer(tmp_path / "weights-dfa.pt")
+    (tmp_path / "weights-dfa.pt").write_bytes(b"nothing")
+    with pytest.raises(CorruptFileError, match="no model that"):
+        load_transformer(tmp_path / "weights-dfa.pt")
 
 
 def test_progress_goes_to_stderr(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
