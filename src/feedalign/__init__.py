@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from feedalign import errors, measure, nn
 from feedalign.attach import attach
+from feedalign.checking.check import check
+from feedalign.checking.verdict import Check, LayerCheck, Suggestion
 from feedalign.describe import Description, Row
 from feedalign.feedback import (
     Draw,
@@ -54,12 +56,14 @@ __all__ = [
     "USF",
     "ActivityPerturbed",
     "Backprop",
+    "Check",
     "Description",
     "DirectionalDFA",
     "Draw",
     "FeedbackPoint",
     "Handle",
     "KaimingUniform",
+    "LayerCheck",
     "LocalGreedy",
     "NoisyBackprop",
     "Normal",
@@ -72,10 +76,12 @@ __all__ = [
     "SharedSlice",
     "SignDFA",
     "Sparse",
+    "Suggestion",
     "Ternary",
     "WeightPerturbed",
     "Zeros",
     "attach",
+    "check",
     "errors",
     "handle_of",
     "measure",

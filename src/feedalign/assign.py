@@ -94,10 +94,10 @@ def find_calls(model: nn.Module, probe: Probe, site: OutputSite, points: Points 
     """
     if points is None:
         names = {name for name, module in model.named_modules() if is_nonlinearity(module)}
-        return _distinct([c for c in probe.calls if c.module in names and _obstacle(probe, site, c) is None])
+        return _distinct([c for c in probe.calls if c.module in names and obstacle(probe, site, c) is None])
     chosen = select(model, points)
     calls = [call for call in probe.calls if call.module in set(chosen)]
-    suited = [call for call in calls if _obstacle(probe, site, call) is None]
+    suited = [call for call in calls if obstacle(probe, site, call) is None]
     # Of what a glob, a type or a predicate selects, some must serve; of what is named outright, all.
     strictly = chosen if not suited else [name for name in chosen if name in named_outright(points)]
     for name in strictly:
@@ -107,7 +107,7 @@ def find_calls(model: nn.Module, probe: Probe, site: OutputSite, points: Points 
                 f"Feedback point {name!r} does not fire on the example inputs; give inputs that take its path, or "
                 "leave it out of points=."
             )
-        reasons = [_obstacle(probe, site, call) for call in own]
+        reasons = [obstacle(probe, site, call) for call in own]
         if all(reasons):
             raise NoFeedbackPointError(f"{name!r} cannot be a feedback point: {reasons[0]}.")
     return _distinct(suited)
@@ -119,13 +119,14 @@ def _distinct(calls: list[Call]) -> list[Call]:
     return [call for call in calls if first[id(call.node)] is call]
 
 
-def _obstacle(probe: Probe, site: OutputSite, call: Call) -> str | None:
-    """Why a call cannot be a feedback point."""
+def obstacle(probe: Probe, site: OutputSite, call: Call) -> str | None:
+    """Return why a call cannot be a feedback point; None if it can."""
     order = probe.calls.index(call)
     if order >= site.order or (call.node is not None and call.node is site.node):
         return "it makes the output, where the error itself arrives, or comes after it"
     if call.signature is None:
-        return f"it returns {type(call.output).__name__}, not a tensor"
+        kind = type(call.output).__name__
+        return f"it returns {kind}, not a tensor; name the module inside or behind it whose output is the tensor"
     if call.node is None:
         return "no trainable parameter lies before it"
     if len(call.signature.shape) == 0:

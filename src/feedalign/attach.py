@@ -77,14 +77,42 @@ def attach(
     source = as_feedback(feedback)
     draws = generator_for(generator)
     with stepwise(model, rules, points) as recurrent:
-        plan, graph = _read(model, rules, example_inputs, points, output, recurrent)
-        if take_back_uncut(plan):
-            plan, graph = _read(model, rules, example_inputs, points, output, recurrent)
-        _refuse_unsuited(plan, graph, strict)
+        plan, graph = read_model(model, rules, example_inputs, points, output, recurrent)
+        refuse_unsuited(plan, graph, strict=strict)
         handle = build(plan, source, draws)
     if handle.uses_dual_tensors:
         rehearse(handle, example_inputs)
     return handle
+
+
+def read_model(
+    model: nn.Module,
+    rules: dict[str, Rule],
+    example_inputs: Inputs,
+    points: Points | None,
+    output: str | None,
+    recurrent: list[StepwiseForward],
+) -> tuple[Blueprint, Graph]:
+    """Run the model on the example inputs and assign the rules.
+
+    Args:
+        model: The model.
+        rules: Globs to rules.
+        example_inputs: As for `attach`.
+        points: As for `attach`.
+        output: As for `attach`.
+        recurrent: The recurrent modules that run step by step; those that no rule cuts get their own forward back.
+
+    Returns:
+        The model read, and the graph that it was read off.
+
+    Raises:
+        AttachError: The inputs, the points, the output or the rules do not fit the model.
+    """
+    plan, graph = _read(model, rules, example_inputs, points, output, recurrent)
+    if take_back_uncut(plan):
+        plan, graph = _read(model, rules, example_inputs, points, output, recurrent)
+    return plan, graph
 
 
 def _read(
@@ -95,7 +123,7 @@ def _read(
     output: str | None,
     recurrent: list[StepwiseForward],
 ) -> tuple[Blueprint, Graph]:
-    """Run the model on the example inputs and assign the rules."""
+    """Read the model once."""
     for forward in recurrent:
         forward.forget_nodes()
     probe = run(model, example_inputs)
@@ -109,7 +137,18 @@ def _read(
     return Blueprint(model, probe, site, rules, candidates, gated, block, recurrent), graph
 
 
-def _refuse_unsuited(plan: Blueprint, graph: Graph, strict: bool) -> None:
+def refuse_unsuited(plan: Blueprint, graph: Graph, *, strict: bool) -> None:
+    """Raise if a rule cannot work on a model.
+
+    Args:
+        plan: The model read, its rules assigned.
+        graph: The graph that it was read off.
+        strict: Refuse paths of exact backprop, too.
+
+    Raises:
+        AttachError: It cannot; its subclasses say why.
+        UncutPathError: With `strict`, exact backprop reaches layers around the rule.
+    """
     refuse_pointless(plan.rules, plan.candidates, plan.probe)
     refuse_dead(plan.model, plan.candidates)
     refuse_unbounded(plan.model, plan.candidates)

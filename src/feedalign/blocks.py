@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
 
 from torch import nn
 from torch.autograd.graph import Node
@@ -78,10 +80,11 @@ class Graph:
         owners = {call.module for call in weighted}
         for call in weighted:
             is_composite = any(name.startswith(f"{call.module}.") for name in owners)
-            if call.node is not None and not is_composite:
-                inputs = tuple(node for node in call.input_nodes if node is not None)
-                self._modules.setdefault(id(call.node), _Layer(call.module, inputs))
-                inside = self._walk([child for child, _ in call.node.next_functions], {id(node) for node in inputs})[1]
+            if not is_composite:
+                for result in call.results:
+                    self._modules.setdefault(id(result), _Layer(call.module, call.sources))
+                below = [child for result in call.results for child, _ in result.next_functions]
+                inside = self._walk(below, {id(node) for node in call.sources})[1]
                 self._inside |= {id(node): node for node in inside}
 
     def block(self, root: Node | None, cuts: Iterable[Node], gated: Collection[str] = ()) -> Block:
@@ -98,11 +101,13 @@ class Graph:
         stops = {id(node) for node in cuts if node is not root}
         reached, nodes = self._walk([root], stops)
         direct, _ = self._walk([root], stops, stop_at_layers=True)
+        below = self._below_each(nodes)
         via: dict[str, list[str]] = {}
         for layer in self._layers_among(nodes):
             if layer.name in gated:
                 continue
-            for name in layer_names(self._in_order(self._walk(layer.inputs, stops)[0])):
+            # An input that is not among the nodes lies behind a cut within the layer.
+            for name in layer_names(self._in_bits([below.get(id(node), 0) for node in layer.inputs])):
                 if name != layer.name and layer.name not in via.setdefault(name, []):
                     via[name].append(layer.name)
         inner = tuple(node for node in nodes if not hasattr(node, "variable"))
@@ -130,11 +135,39 @@ class Graph:
             inputs = [node for layer in frozen for node in layer.inputs]
         return layer_names(self._in_order(reached))
 
+    def is_layer(self, node: Node) -> bool:
+        """Whether a node is the output of a product with weights, a module's or one with a bare parameter."""
+        return self._layer_at(node) is not None
+
     def _own(self, layer: _Layer, nodes: Iterable[Node]) -> set[str]:
         """Trainable parameters of a layer whose output is among the nodes."""
         inputs = {id(node) for node in layer.inputs}
         outputs = [node for node in nodes if self._layer_at(node) == layer]
         return self._walk(outputs, inputs)[0]
+
+    def _below_each(self, nodes: list[Node]) -> dict[int, int]:
+        """For each node of a block the parameters below it, a bit for each, by the node's identity."""
+        own = {id(node) for node in nodes}
+        numbers = {parameter: number for number, parameter in enumerate(self.names)}
+        found: dict[int, int] = {}
+        waiting = list(nodes)
+        while waiting:
+            node = waiting[-1]
+            children = [child for child, _ in node.next_functions if child is not None and id(child) in own]
+            unknown = [child for child in children if id(child) not in found]
+            if id(node) in found or not unknown:
+                waiting.pop()
+                number = numbers.get(id(getattr(node, "variable", None)))
+                bits = 0 if number is None else 1 << number
+                found.setdefault(id(node), reduce(or_, (found[id(child)] for child in children), bits))
+            else:
+                waiting += unknown
+        return found
+
+    def _in_bits(self, several: Iterable[int]) -> list[str]:
+        """Names of the parameters whose bits are set, in the model's order."""
+        bits = reduce(or_, several, 0)
+        return [name for number, name in enumerate(self.names.values()) if bits >> number & 1]
 
     def _in_order(self, reached: Collection[str]) -> tuple[str, ...]:
         return tuple(name for name in self.names.values() if name in reached)

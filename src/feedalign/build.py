@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import torch
 from torch import Generator, Tensor, nn
 
-from feedalign.assign import Candidate
 from feedalign.blocks import layer_names, overlap
 from feedalign.blueprint import Blueprint
 from feedalign.circuit import Circuit
@@ -15,24 +14,22 @@ from feedalign.delivery import Site, bias_key
 from feedalign.errors import AttachError
 from feedalign.feedback import Draw, Projection
 from feedalign.handle import Handle
-from feedalign.hooks import OutputHook, PointHook
+from feedalign.hooks import LayerHook, OutputHook, PointHook
 from feedalign.layerwise import Gate
 from feedalign.linear_like import adjoint_of, forward_weight
 from feedalign.perturbing import carry_hooks, perturber_for
-from feedalign.placement import Placement, error_axis_of, place
-from feedalign.receivers import DirectReceiver, HeadReceiver, Receiver, SlopeReceiver, WeightReceiver
-from feedalign.recurrent.point import LayerSteps
-from feedalign.recurrent.receiver import place_steps, refuse_time_first, step_receiver
+from feedalign.placement import Placement, error_axis_of
+from feedalign.receivers import WeightReceiver
 from feedalign.removable import Removable
-from feedalign.report import report
+from feedalign.report import is_drawn, report
 from feedalign.rules.base import DirectRule, EstimatingRule, LayerwiseRule, LearnedRule, Perturbing, Rule, WeightRule
-from feedalign.rules.forward_gradient import SlopeRule
 from feedalign.rules.local_greedy import LocalGreedy
-from feedalign.store import CHILD_NAME, FeedbackStore, key_of
+from feedalign.store import CHILD_NAME, FeedbackStore
 from feedalign.supply import Source, supply
 from feedalign.tangents.path import without_views
 from feedalign.transforms import forget_compiled_code
 from feedalign.untrained import FeedbackWatch
+from feedalign.wiring import wire
 
 
 def build(plan: Blueprint, source: Source, draws: Generator) -> Handle:
@@ -51,18 +48,9 @@ def build(plan: Blueprint, source: Source, draws: Generator) -> Handle:
     Raises:
         AttachError: The feedback given does not fit the rules or layers.
     """
-    projection = source if isinstance(source, Projection) else None
-    if projection is not None:
-        _refuse_projection(plan)
-    placements = _placements(plan)
-    if source is not None and not placements and not any(_is_drawn(gate.rule) for gate in plan.gated.values()):
-        names = ", ".join(type(rule).__name__ for rule in plan.rules.values())
-        raise AttachError(f"feedback= is given, but {names} takes none: leave it out.")
-    keys: dict[str, str] = {}
-    for name in [*placements, *plan.gated]:
-        keys[name] = key_of(name, set(keys.values()))
+    wiring = wire(plan, source)
+    placements, keys, sites = wiring.placements, wiring.keys, wiring.sites
     store = _fill(plan, source, draws, placements, keys)
-    sites = _sites(plan, placements, keys, projection)
     called = {(site.module, site.index) for site in sites}
     modules = {site.module for site in sites}
     silent = {(c.module, c.index) for c in plan.probe.calls if c.module in modules} - called
@@ -73,9 +61,19 @@ def build(plan: Blueprint, source: Source, draws: Generator) -> Handle:
     averages = [s.key for s in sites if isinstance(s.rule, EstimatingRule) and s.rule.keeps_average]
     watch = FeedbackWatch(plan.model, store, averages, plan.output_block.direct)
     circuit = Circuit(
-        plan.model, store, sites, frozenset(silent), list(plan.gated), can_stream, weights, perturber, error_axis, watch
+        plan.model,
+        store,
+        sites,
+        frozenset(silent),
+        list(plan.gated),
+        can_stream,
+        weights,
+        perturber,
+        error_axis,
+        watch,
+        _unlearned(plan, sites),
     )
-    description, fires = report(plan, placements, store, keys, source, perturber)
+    description, fires = report(plan, placements, source, perturber)
     host = _host(plan)
     host.add_module(CHILD_NAME, store)
     hooks = _hook(plan, circuit, keys)
@@ -91,13 +89,6 @@ def build(plan: Blueprint, source: Source, draws: Generator) -> Handle:
     return store.handle
 
 
-def _refuse_projection(plan: Blueprint) -> None:
-    learners = [type(rule).__name__ for rule in plan.rules.values() if rule.learns_feedback]
-    if plan.gated or learners:
-        why = f"fa.{learners[0]} learns matrices of its own" if learners else "layer-wise rules need weights"
-        raise AttachError(f"fa.Projection stands for error @ feedback of direct rules with fixed feedback; {why}.")
-
-
 def _last_pair(plan: Blueprint) -> tuple[str, str] | None:
     """The feedback point right below the layer that makes the output, and this layer."""
     for call in plan.probe.calls:
@@ -109,10 +100,6 @@ def _last_pair(plan: Blueprint) -> tuple[str, str] | None:
                 if candidate.cuts and candidate.call.node is below:
                     return candidate.label, call.module
     return None
-
-
-def _is_drawn(rule: LayerwiseRule) -> bool:
-    return rule.draws_feedback and not rule.redraws
 
 
 def _host(plan: Blueprint) -> nn.Module:
@@ -133,20 +120,6 @@ def _can_stream(plan: Blueprint) -> bool:
     return not overlap([*streaming, *others, plan.output_block])
 
 
-def _placements(plan: Blueprint) -> dict[str, Placement]:
-    placements = {}
-    for candidate in plan.candidates:
-        rule, label, activation = candidate.rule, candidate.label, candidate.call.signature
-        assert activation is not None
-        if isinstance(rule, DirectRule) or (isinstance(rule, LocalGreedy) and not plan.is_last(candidate)):
-            point = plan.model.get_submodule(candidate.call.module)
-            if isinstance(point, LayerSteps):
-                placements[label], _ = place_steps(plan.site.signature, activation, rule.positions, point, label)
-            else:
-                placements[label] = place(plan.site.signature, activation, rule.positions, label)
-    return placements
-
-
 def _fill(
     plan: Blueprint, source: Source, draws: Generator, placements: dict[str, Placement], keys: dict[str, str]
 ) -> FeedbackStore:
@@ -160,6 +133,11 @@ def _fill(
     if redrawn or any(isinstance(rule, (Perturbing, WeightRule)) for rule in plan.rules.values()):
         store.start_clock(int(torch.randint(2**62, (), generator=draws)))
     reference = next((p for p in plan.model.parameters() if p.is_floating_point()), None)
+    if reference is not None and reference.is_meta and store.state_dict():
+        raise AttachError(
+            "The model is on the meta device, where tensors have no values: the feedback would be lost with them. Give "
+            "the model a device and weights first (to_empty, then its own initialization or a checkpoint), then attach."
+        )
     if reference is not None:
         store.to(device=reference.device, dtype=reference.dtype)
     return store
@@ -189,7 +167,7 @@ def _draw(
             placement = placements[candidate.label]
             wanted[candidate.rule][candidate.label] = (placement.num_outputs, placement.num_features)
     for name, gate in plan.gated.items():
-        if _is_drawn(gate.rule):
+        if is_drawn(gate.rule):
             wanted[gate.rule][name] = tuple(forward_weight(plan.model.get_submodule(name)).shape)
     if isinstance(source, Mapping):
         return supply({name: shape for shapes in wanted.values() for name, shape in shapes.items()}, source, draws)
@@ -200,41 +178,16 @@ def _draw(
     return matrices
 
 
-def _sites(
-    plan: Blueprint, placements: dict[str, Placement], keys: dict[str, str], projection: Projection | None
-) -> list[Site]:
-    sites: list[Site] = []
-    for candidate in plan.candidates:
-        if candidate.cuts:
-            label, call = candidate.label, candidate.call
-            receiver = _receiver(plan, candidate, placements.get(label), projection)
-            key = keys.get(label) or key_of(label, set(keys.values()) | {site.key for site in sites})
-            sites.append(Site(key, call.module, call.index, candidate.rule, receiver, candidate.block.parameters))
-    return sites
+def _unlearned(plan: Blueprint, sites: list[Site]) -> list[str]:
+    """Parameters behind a cut where no signal is sent, and reached from nowhere else."""
+    taught = {name for site in sites if site.receiver is not None for name in site.parameters}
+    taught |= set(plan.output_block.parameters)
+    return [name for site in sites if site.receiver is None for name in site.parameters if name not in taught]
 
 
 def _weights(plan: Blueprint) -> list[WeightReceiver]:
     rules = [rule for rule in plan.rules.values() if isinstance(rule, WeightRule)]
     return [WeightReceiver(name, rule) for rule in rules for name in plan.output_block.parameters]
-
-
-def _receiver(
-    plan: Blueprint, candidate: Candidate, placement: Placement | None, projection: Projection | None
-) -> Receiver | None:
-    rule, label, activation = candidate.rule, candidate.label, candidate.call.signature
-    point = plan.model.get_submodule(candidate.call.module)
-    if isinstance(point, LayerSteps) and isinstance(rule, SlopeRule):
-        assert activation is not None
-        refuse_time_first(plan.site.signature, activation, point, label, type(rule).__name__)
-    if isinstance(rule, DirectRule) and isinstance(point, LayerSteps):
-        assert activation is not None
-        return step_receiver(plan.site.signature, activation, rule, point, label, projection)
-    if isinstance(rule, DirectRule):
-        assert placement is not None
-        return DirectReceiver(label, rule, placement, projection)
-    if isinstance(rule, LocalGreedy) and placement is not None:
-        return HeadReceiver(label, rule, placement)
-    return SlopeReceiver(label, rule) if isinstance(rule, SlopeRule) else None
 
 
 def _hook(plan: Blueprint, circuit: Circuit, keys: dict[str, str]) -> list[Removable]:
@@ -247,6 +200,9 @@ def _hook(plan: Blueprint, circuit: Circuit, keys: dict[str, str]) -> list[Remov
     ]
     for name, gate in plan.gated.items():
         hooks += _gate(model.get_submodule(name), circuit, name, keys[name], gate.rule)
+    for layer in layer_names(receiver.point for receiver in circuit.weights):
+        if layer:
+            hooks.append(model.get_submodule(layer).register_forward_pre_hook(LayerHook(circuit, layer)))
     maker = model.get_submodule(site.module)
     at_output = OutputHook(circuit, site.index)
     if site.before:

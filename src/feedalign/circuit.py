@@ -20,11 +20,12 @@ from feedalign.errors import (
 )
 from feedalign.perturber import Perturber
 from feedalign.placement import FeatureAxis
+from feedalign.ranks import Shards, refuse_traced, refuse_untold
 from feedalign.receivers import DirectReceiver, WeightReceiver
 from feedalign.store import FeedbackStore
 from feedalign.streaming import Stream
 from feedalign.tangents import CallKey
-from feedalign.transforms import inside_backward, refuse_reentrant_checkpointing
+from feedalign.transforms import inside_backward, refuse_export, refuse_reentrant_checkpointing
 from feedalign.untrained import FeedbackWatch
 
 # Counts the calls of the output's module, under a name that no module can have.
@@ -45,6 +46,7 @@ class Circuit:
         perturber: Perturbs the forward; None for rules without perturbations.
         error_axis: Where the features of the output are.
         watch: Looks after the optimizer.
+        unlearned: Names of parameters that no signal reaches, since a rule cuts there and sends none.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Circuit:
         perturber: Perturber | None,
         error_axis: FeatureAxis,
         watch: FeedbackWatch,
+        unlearned: Sequence[str] = (),
     ) -> None:
         self.model, self.store = model, store
         self.sites, self.silent, self.gated = tuple(sites), silent, tuple(gated)
@@ -66,6 +69,7 @@ class Circuit:
         self.can_stream = can_stream
         self.frozen = frozenset(name for name, p in model.named_parameters() if not p.requires_grad)
         self.weights, self.perturber, self.watch = tuple(weights), perturber, watch
+        self.unlearned, self.shards = tuple(unlearned), Shards(model, store)
         num = 1 if perturber is None else perturber.num_perturbations
         self.plan = plan_for(sites, weights, error_axis, num)
         self.plan_beside_stream = plan_for([s for s in sites if not streams(s)], weights, error_axis, num)
@@ -126,16 +130,25 @@ class Circuit:
             )
         if not self.listening:
             return
+        refuse_export()
+        # A trainer may run another method in the place of forward, which then calls the model: that is one forward.
+        is_nested = self.is_open and not self.counts
         self._forget()
-        if not inside_backward():
+        if not inside_backward() and (self.coming_lengths is not None or not is_nested):
             # Activation checkpointing, which runs parts again in the backward, finds those of its forward.
             self.lengths, self.coming_lengths = self.coming_lengths, None
-        if not torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
+            refuse_traced(model)
+        else:
             self._refuse_thawed()
             self._refuse_recomputation()
+            self.shards.look()
+            self.shards.refuse(streams=self.stream is not None, weights=self.weights)
+            refuse_untold(self.model, self.unlearned)
             self.watch.look()
         self.is_open = True
-        self.store.step()
+        if not is_nested:
+            self.store.step()
         if self.stream is not None:
             self.stream.begin()
         if self.perturber is not None:
@@ -200,6 +213,7 @@ class Circuit:
             self._teach_now(self.stream, site, activation)
         elif site.receiver is not None:
             self._refuse_untaught(site, activation)
+            self.shards.gather_for(activation)
             self.taps[site.key] = activation
         return onward
 
@@ -262,7 +276,7 @@ class Circuit:
         if not self.listening or not self.is_open or self.delivered:
             return None
         self.fired = tuple(self.counts)
-        self._refuse_missing()
+        self._refuse_missing([site.label for site in self.sites if self.counts.get(site.module, 0) <= site.index])
         taps, self.taps = self.taps, {}
         self.delivered = True
         plan = self.plan if self.stream is None else self.plan_beside_stream
@@ -285,7 +299,7 @@ class Circuit:
             assert site.receiver is not None
             site.receiver.check_output(output, tuple(taps[site.key].shape))
         learns = self.model.training
-        deliveries = to_points(live, taps, self.store, self.perturber, tangent, self.valid, learns=learns)
+        deliveries = to_points(live, taps, self.store, self.shards, self.perturber, tangent, self.valid, learns=learns)
         for receiver, (module, name) in zip(self.weights, self.weight_owners, strict=True):
             parameter = module._parameters[name]
             assert parameter is not None
@@ -293,9 +307,7 @@ class Circuit:
             deliveries.append(Delivery(parameter, (), (self.perturber.directions[receiver.point],)))
         return deliveries
 
-    def _refuse_missing(self) -> None:
-        missing = [site.label for site in self.sites if self.counts.get(site.module, 0) <= site.index]
-        missing += [name for name in self.gated if name not in self.counts]
+    def _refuse_missing(self, missing: Sequence[str]) -> None:
         if missing:
             raise PointNotFiredError(
                 f"{', '.join(missing[:4])} did not fire in this forward, so the layers taught there would learn "
@@ -304,16 +316,23 @@ class Circuit:
             )
 
     def close(self, model: nn.Module, args: tuple[Any, ...], output: object) -> None:
-        """Forward hook of the model: the output must have been delivered by now."""
+        """Forward hook of the model: the output must have been delivered by now, and all layers must have run."""
         del model, args, output
-        if self.listening and self.is_open and not self.delivered:
+        if not self.listening or not self.is_open:
+            return
+        if not self.delivered:
             raise PointNotFiredError(
                 "The module named as output= did not fire in this forward, so no error can reach the hidden layers."
             )
+        # Not at the output: layers that make another result of the model's run behind it.
+        self.fired = tuple(self.counts)
+        self._refuse_missing([name for name in self.gated if name not in self.counts])
 
     def finish(self, model: nn.Module, args: tuple[Any, ...], output: object) -> None:
         """Forward hook of the model that runs even if the forward raised: nothing half-collected stays behind."""
         del model, args, output
+        if not self.is_open:
+            return
         if self.perturber is not None:
             self.perturber.end()
         self._forget()

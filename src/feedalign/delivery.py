@@ -11,12 +11,12 @@ from torch import Tensor
 from feedalign.broadcast import Delivery, Plan
 from feedalign.perturber import Perturber
 from feedalign.placement import FeatureAxis
+from feedalign.ranks import Shards, refuse_spread
 from feedalign.receivers import DirectReceiver, HeadReceiver, Receiver, SlopeReceiver
 from feedalign.rules.activity_perturbed import ActivityPerturbed
 from feedalign.rules.base import DirectRule, EstimatingRule, Rule
 from feedalign.store import FeedbackStore
 from feedalign.tangents import CallKey
-from feedalign.transforms import mean_over_ranks
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ def to_points(
     sites: Sequence[Site],
     taps: Mapping[str, Tensor],
     store: FeedbackStore,
+    shards: Shards,
     perturber: Perturber | None,
     tangent: Tensor | None,
     valid: Mapping[CallKey, Tensor],
@@ -95,6 +96,7 @@ def to_points(
         sites: The points that receive from the node.
         taps: Their activations, by key.
         store: Their feedback.
+        shards: Parts of the model that are sharded.
         perturber: What drew the perturbations of this forward.
         tangent: Tangent of the output.
         valid: Which steps count, of those points whose sequences do not count in full.
@@ -106,6 +108,8 @@ def to_points(
     deliveries = []
     for site in sites:
         held: tuple[Tensor, ...] = held_by(store, site)
+        if shards.parts:
+            refuse_spread(held, site.label)
         kept: tuple[Tensor, ...] = ()
         if perturber is not None and site.call in perturber.drawn:
             assert site.receiver is not None
@@ -116,7 +120,7 @@ def to_points(
                     # No samples, no news: an estimate that agrees with what is held.
                     gathered = held[0].detach()
                 if isinstance(site.rule, EstimatingRule) and site.rule.keeps_average:
-                    held = _averaged(site.rule, site.key, held, gathered, store, learns=learns)
+                    held = _averaged(site.rule, site.key, held, gathered, store, shards, learns=learns)
                 else:
                     kept = (gathered,)
         deliveries.append(Delivery(taps[site.key], held, kept, valid.get(site.call)))
@@ -124,11 +128,18 @@ def to_points(
 
 
 def _averaged(
-    rule: EstimatingRule, key: str, held: tuple[Tensor, ...], estimate: Tensor, store: FeedbackStore, *, learns: bool
+    rule: EstimatingRule,
+    key: str,
+    held: tuple[Tensor, ...],
+    estimate: Tensor,
+    store: FeedbackStore,
+    shards: Shards,
+    *,
+    learns: bool,
 ) -> tuple[Tensor, ...]:
     """Move the average on in the store; return the matrix that makes this step's signals."""
     if not learns:
         return held
-    new = rule.averaged(held[0], mean_over_ranks(estimate.to(held[0].dtype)))
+    new = rule.averaged(held[0], shards.mean(estimate.to(held[0].dtype)))
     store.replace(key, new)
     return (new,) if rule.projects_average else held

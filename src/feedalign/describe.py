@@ -17,6 +17,8 @@ class Row:
         feedback: Shape of the feedback and how it was drawn, or `"-"`.
         fired: Whether the point fired in the last forward with gradients; None before the first one.
         uncut: Exact backprop reaches the layer from the output through another layer's weights.
+        through: Layers whose true weights the signal passes on some path to this one.
+        is_direct: On some path the signal passes none.
     """
 
     layer: str
@@ -25,6 +27,8 @@ class Row:
     feedback: str
     fired: bool | None
     uncut: bool = False
+    through: tuple[str, ...] = ()
+    is_direct: bool = True
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ class CompiledModelError(AttachError):
 
 
 class WrappedModelError(AttachError):
-    """The model is wrapped for several devices; the rule belongs on the model inside."""
+    """The model is wrapped or sharded for several devices, in a way that the rule cannot follow."""
 
 
 class UnsuitableModelError(AttachError):
@@ -65,6 +65,10 @@ class UntaughtLayerError(FeedalignError, RuntimeError):
 
 class CheckpointingError(FeedalignError, RuntimeError):
     """Activation checkpointing of a kind that the rule cannot follow."""
+
+
+class ExportError(FeedalignError, RuntimeError):
+    """An attached model is exported with gradients, which would put its rule into the program."""
 
 
 class TargetsError(FeedalignError, ValueError):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from feedalign.circuit import OUTPUT, Circuit
+from feedalign.errors import OutsideForwardError
+from feedalign.transforms import inside_backward
 
 
 class PointHook:
@@ -35,9 +38,58 @@ class OutputHook:
 
     def after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         """Forward hook: the error is taken at the module's output."""
-        del module, args
-        return self.circuit.deliver(output) if self._is_it() else None
+        if not self._is_it():
+            return None
+        if module is self.circuit.model:
+            self._refuse_another(args, output)
+        return self.circuit.deliver(output)
+
+    def _refuse_another(self, args: tuple[Any, ...], output: object) -> None:
+        """What `attach` refuses as an output is none now, if a wrapper runs e.g. `training_step` as the forward."""
+        circuit = self.circuit
+        is_awaited = circuit.is_open and not circuit.delivered and (circuit.sites or circuit.weights)
+        shape: Sequence[int] = getattr(output, "shape", ())
+        if not is_awaited or shape:
+            return
+        # One sample with one output may have been squeezed to a number.
+        if isinstance(output, Tensor) and any(isinstance(arg, Tensor) and arg.shape[:1] == (1,) for arg in args):
+            return
+        raise OutsideForwardError(
+            "The attached model returned no output but something else, most likely its loss: a trainer runs another "
+            "method in the place of its forward, such as training_step. Attach the rule to the network inside, or call "
+            "the model itself in that method."
+        )
 
     def _is_it(self) -> bool:
         """A module that also stands in the middle makes the output at its last call only."""
         return self.circuit.listening and self.circuit.count(OUTPUT) == self.index
+
+
+class LayerHook:
+    """Pre-hook of a layer whose parameters are sent something of their own, within the model's forward alone."""
+
+    def __init__(self, circuit: Circuit, layer: str) -> None:
+        self.circuit, self.layer = circuit, layer
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Look where the layer runs."""
+        del module, args
+        refuse_outside(self.circuit, self.layer)
+
+
+def refuse_outside(circuit: Circuit, layer: str) -> None:
+    """Raise if a layer runs with gradients outside the model's forward, where its rule does not act.
+
+    Args:
+        circuit: Of the attached model.
+        layer: The layer's name.
+
+    Raises:
+        OutsideForwardError: It does, and no activation checkpoint is running it again.
+    """
+    if circuit.listening and not circuit.is_open and not inside_backward():
+        raise OutsideForwardError(
+            f"Layer {layer!r} ran with gradients outside the forward of the attached model, where nothing is drawn for "
+            "its rule and the rule would not act. Call the model itself, use torch.no_grad() around the part, or "
+            "remove the rule first with handle.remove()."
+        )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from feedalign.errors import CheckpointingError, ExampleInputsError
+from feedalign.hooks import refuse_outside
 from feedalign.linear_like import Adjoint, forward_weight
 from feedalign.rules.base import LayerwiseRule
 from feedalign.transforms import inside_backward
@@ -62,6 +63,8 @@ class Gate:
         if not self.circuit.listening:
             self.circuit.refuse_hidden(self.name)
             return None
+        if self.rule.redraws:
+            refuse_outside(self.circuit, self.name)
         self.circuit.count(self.name)
         source = args[0] if args else kwargs.get("input")
         if not isinstance(source, Tensor):

@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 from feedalign.errors import ExampleInputsError, FeedalignError, OutputError
 from feedalign.linear_like import feature_axis
+from feedalign.nested import named_tensors
 from feedalign.placement import FeatureAxis, Signature
 from feedalign.points import makes_predictions, near
 from feedalign.transforms import refuse_reentrant_checkpointing
@@ -23,7 +24,19 @@ Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
 @dataclass(eq=False)
 class Call:
-    """One call of one module: the index counts the calls of the same module within the forward."""
+    """One call of one module.
+
+    Attributes:
+        module: The module's name.
+        index: Counts the calls of the same module within the forward.
+        signature: Shape and feature axis of what it returned; None unless that is a tensor.
+        node: Graph node of the first tensor that it returned.
+        inputs: The tensors among its positional arguments.
+        input_nodes: Their graph nodes.
+        sources: Graph nodes of all tensors that it was given, also by keyword and within tuples, lists and mappings.
+        results: Graph nodes of all tensors that it returned, but those that it was given.
+        output: What it returned.
+    """
 
     module: str
     index: int
@@ -31,6 +44,8 @@ class Call:
     node: Node | None
     inputs: tuple[Tensor, ...]
     input_nodes: tuple[Node | None, ...]
+    sources: tuple[Node, ...]
+    results: tuple[Node, ...]
     output: object
 
 
@@ -109,7 +124,7 @@ def _forward(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any])
     probe = Probe(parameters={id(p): name for name, p in model.named_parameters() if p.requires_grad})
     axis_of: dict[int, FeatureAxis] = {}
     handles = [
-        module.register_forward_hook(_Recorder(probe, name, axis_of))
+        module.register_forward_hook(_Recorder(probe, name, axis_of), with_kwargs=True)
         for name, module in model.named_modules()
         if name and not isinstance(module, _Bystander)
     ]
@@ -137,7 +152,7 @@ class _Recorder:
     def __init__(self, probe: Probe, name: str, axis_of: dict[int, FeatureAxis]) -> None:
         self.probe, self.name, self.axis_of = probe, name, axis_of
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
         axis = feature_axis(module)
         if axis is not None:
             self.axis_of[0] = axis
@@ -146,7 +161,7 @@ class _Recorder:
             self.probe.without_grad.add(self.name)
             return
         tensors = tuple(arg for arg in args if isinstance(arg, Tensor))
-        signature = None
+        sources, signature = _nodes_of([args, kwargs]), None
         if isinstance(output, Tensor):
             signature = Signature(tuple(output.shape), self.axis_of.get(0, "unknown"))
         self.probe.calls.append(
@@ -157,9 +172,16 @@ class _Recorder:
                 node=next((tensor.grad_fn for tensor in _tensors_of(output)), None),
                 inputs=tensors,
                 input_nodes=tuple(tensor.grad_fn for tensor in tensors),
+                sources=sources,
+                results=tuple(node for node in _nodes_of(output) if not any(node is given for given in sources)),
                 output=output,
             )
         )
+
+
+def _nodes_of(values: object) -> tuple[Node, ...]:
+    nodes = [tensor.grad_fn for _, tensor in named_tensors(values)]
+    return tuple(node for node in nodes if node is not None)
 
 
 def _tensors_of(output: object) -> list[Tensor]:
@@ -266,7 +288,11 @@ def find_output(model: nn.Module, probe: Probe, output: str | None) -> OutputSit
             "fires exactly once in a forward."
         )
     if calls[0].signature is None:
-        raise OutputError(f"output={output!r} returns {type(calls[0].output).__name__}, not a tensor.")
+        kind = type(calls[0].output).__name__
+        raise OutputError(
+            f"output={output!r} returns {kind}, not a tensor; name the module inside or behind it whose output is the "
+            "tensor."
+        )
     return _site_of(model, probe, calls[0], calls[0].signature)
 
 

@@ -169,7 +169,10 @@ class DirectReceiver(Receiver):
         del valid
         rows = self.placement.rows(self.aligned(features_last(tangent, self.placement.error_axis)))
         num_terms = rows.shape[0] * self.placement.num_repeats(tuple(perturbation.shape))
-        return self.rule.estimate(rows, self.placement.collect(perturbation), num_terms)
+        drawn = self.placement.collect(perturbation)
+        # Mixed precision may end inside the model: what returns in full precision was perturbed in half.
+        common = torch.promote_types(rows.dtype, drawn.dtype)
+        return self.rule.estimate(rows.to(common), drawn.to(common), num_terms)
 
     def teach(self, arrival: Arrival, tap: Tap) -> Tensor:
         """Return the projected vector."""

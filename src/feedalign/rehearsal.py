@@ -58,7 +58,7 @@ def _way_out(error: Exception) -> str:
     if "attention" in said:
         return (
             "Attention can under torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), at attach and in "
-            "training."
+            "training; that of Transformers can by itself in a model made with attn_implementation='eager'."
         )
     return "Torch may have other kernels for it that can."
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -11,16 +12,17 @@ from feedalign.blueprint import Blueprint
 from feedalign.circuit import OUTPUT
 from feedalign.describe import Description, Row
 from feedalign.feedback import Projection
+from feedalign.linear_like import forward_weight
 from feedalign.perturber import Perturber
 from feedalign.placement import Placement
 from feedalign.rules.activity_perturbed import ActivityPerturbed
-from feedalign.rules.base import DirectRule, Rule, WeightRule
+from feedalign.rules.base import DirectRule, LayerwiseRule, Rule, WeightRule
 from feedalign.rules.forward_gradient import SlopeRule
 from feedalign.rules.local_greedy import LocalGreedy
-from feedalign.store import FeedbackStore
 from feedalign.suitability import leaks, mend
 from feedalign.supply import Source
 from feedalign.tangents import DualCarrier
+from feedalign.tied import tied_notes
 
 _Line = tuple[Row, str | None]
 
@@ -28,8 +30,6 @@ _Line = tuple[Row, str | None]
 def report(
     plan: Blueprint,
     placements: dict[str, Placement],
-    store: FeedbackStore,
-    keys: dict[str, str],
     source: Source,
     perturber: Perturber | None,
 ) -> tuple[Description, tuple[str | None, ...]]:
@@ -38,8 +38,6 @@ def report(
     Args:
         plan: The model read, its rules assigned.
         placements: How the error reaches each point.
-        store: The feedback.
-        keys: Names of points and layers to names in the store.
         source: Where feedback comes from.
         perturber: What perturbs the forward.
 
@@ -49,30 +47,37 @@ def report(
     uncut = leaks(plan)
     lines: list[_Line] = []
     of_weights = [rule for rule in plan.rules.values() if isinstance(rule, WeightRule)]
-    for layer in _layers(plan):
+    for layer in layers_in_order(plan):
         if of_weights:
-            signal = f"{of_weights[0].name}: {of_weights[0].signal}"
-            lines.append((Row(layer or "(model)", "-", signal, "-", None), OUTPUT))
+            lines += _at_weights(plan, layer, of_weights[0])
             continue
         lines += _at_points(plan, layer, placements, source) + _at_output(plan, layer, uncut)
-        lines += _from_gates(plan, layer, store, keys)
+        lines += _from_gates(plan, layer)
     rules = " + ".join(dict.fromkeys(repr(rule) for rule in plan.rules.values()))
     rows, fires = tuple(row for row, _ in lines), tuple(module for _, module in lines)
-    return Description(rules, _place(plan), rows, (*_notes(plan, uncut), *_tangent_notes(perturber))), fires
+    notes = (*_path_notes(plan, uncut), *side_notes(plan, perturber))
+    return Description(rules, place_in_words(plan), rows, notes), fires
 
 
-def _place(plan: Blueprint) -> str:
-    """Where the error is taken, in words."""
+def place_in_words(plan: Blueprint) -> str:
+    """Return where the error is taken, in words."""
     if plan.site.before:
         return f"the input of {plan.site.module!r}"
     return f"the output of {plan.site.module!r}" if plan.site.module else "the model's output"
 
 
-def _layers(plan: Blueprint) -> list[str]:
-    """Layers with trainable parameters, in the order of the forward."""
+def layers_in_order(plan: Blueprint) -> list[str]:
+    """Return the layers with trainable parameters, in the order of the forward."""
     owners = layer_names(tuple(plan.probe.parameters.values()))
     order = {call.module: position for position, call in reversed(list(enumerate(plan.probe.calls)))}
     return sorted(owners, key=lambda name: order.get(name, len(order)))
+
+
+def _at_weights(plan: Blueprint, layer: str, rule: WeightRule) -> list[_Line]:
+    """A layer that has no part in the output is not perturbed."""
+    if layer not in layer_names(plan.output_block.parameters):
+        return []
+    return [(Row(layer or "(model)", "-", f"{rule.name}: {rule.signal}", "-", None), OUTPUT)]
 
 
 def _at_points(plan: Blueprint, layer: str, placements: dict[str, Placement], source: Source) -> list[_Line]:
@@ -81,6 +86,7 @@ def _at_points(plan: Blueprint, layer: str, placements: dict[str, Placement], so
         is_direct, via = layer in layer_names(candidate.block.direct), candidate.block.via.get(layer, ())
         if not candidate.cuts or not (is_direct or via):
             continue
+        via = shown(via)
         through = f", {'also ' if is_direct else ''}through {', '.join(via)}" if via else ""
         feedback = "-"
         if candidate.label in placements:
@@ -88,8 +94,19 @@ def _at_points(plan: Blueprint, layer: str, placements: dict[str, Placement], so
             shape = [placement.num_outputs, placement.num_features]
             feedback = f"{shape} {_origin(source, candidate.rule)}"
         signal = f"{candidate.rule.name}: {candidate.rule.signal}{through}"
-        lines.append((Row(layer or "(model)", candidate.label, signal, feedback, None), candidate.call.module))
+        row = Row(layer or "(model)", candidate.label, signal, feedback, None, through=via, is_direct=is_direct)
+        lines.append((row, candidate.call.module))
     return lines
+
+
+def shown(layers: Iterable[str]) -> tuple[str, ...]:
+    """Return layers as they are shown: parameters of the model's own have no name before theirs."""
+    return tuple(layer or "(model)" for layer in layers)
+
+
+def is_drawn(rule: LayerwiseRule) -> bool:
+    """Whether a layer-wise rule has feedback weights that are drawn once and held."""
+    return rule.draws_feedback and not rule.redraws
 
 
 def _origin(source: Source, rule: Rule) -> str:
@@ -109,21 +126,24 @@ def _at_output(plan: Blueprint, layer: str, uncut: Mapping[str, tuple[str, ...]]
     arrives = f"{perturbed[0].name}: {perturbed[0].signal}" if perturbed else "error"
     lines: list[_Line] = [(Row(name, "output", arrives, "-", None), None)] if is_direct else []
     if layer in uncut:
-        signal = f"exact backprop through {', '.join(uncut[layer])}, NOT CUT"
-        lines.append((Row(name, "-", signal, "-", None, uncut=True), None))
+        via = shown(uncut[layer])
+        signal = f"exact backprop through {', '.join(via)}, NOT CUT"
+        lines.append((Row(name, "-", signal, "-", None, True, via, is_direct=False), None))
     elif layer in plan.output_block.via and not is_direct:
-        lines.append((Row(name, "-", "exact gradient from the layers above", "-", None), None))
+        via = shown(plan.output_block.via[layer])
+        exact = Row(name, "-", "exact gradient from the layers above", "-", None, through=via, is_direct=False)
+        lines.append((exact, None))
     return lines
 
 
-def _from_gates(plan: Blueprint, layer: str, store: FeedbackStore, keys: dict[str, str]) -> list[_Line]:
+def _from_gates(plan: Blueprint, layer: str) -> list[_Line]:
     """One row for each gated layer right above, whose feedback weight sends this layer its signal."""
     lines: list[_Line] = []
     for name, gate in plan.gated.items():
         if layer in gate.below:
-            held = store._buffers.get(keys[name])
-            drawn = "drawn at every forward" if gate.rule.redraws else "from W"
-            feedback = f"{drawn if held is None else f'{list(held.shape)} fixed'}, at {name}"
+            made = "drawn at every forward" if gate.rule.redraws else "from W"
+            shape = list(forward_weight(plan.model.get_submodule(name)).shape)
+            feedback = f"{f'{shape} fixed' if is_drawn(gate.rule) else made}, at {name}"
             lines.append((Row(layer, "-", f"{gate.rule.name}: {gate.rule.signal}", feedback, None), name))
     return lines
 
@@ -136,15 +156,43 @@ def _tangent_notes(perturber: Perturber | None) -> list[str]:
     ]
 
 
-def _notes(plan: Blueprint, uncut: Mapping[str, tuple[str, ...]]) -> list[str]:
+@dataclass(frozen=True)
+class Unreached:
+    """Layers to which no signal comes.
+
+    Attributes:
+        unused: They do not run on the example inputs.
+        hidden: They run without gradients.
+        aside: They run, and no gradient leads from the output to them.
+    """
+
+    unused: tuple[str, ...]
+    hidden: tuple[str, ...]
+    aside: tuple[str, ...]
+
+
+def unreached(plan: Blueprint) -> Unreached:
+    """Return the layers to which no signal comes."""
+    seen = {name for c in plan.candidates for name in c.block.parameters} | set(plan.output_block.parameters)
+    reached = set(layer_names(seen))
+    layers = [layer for layer in layer_names(plan.probe.parameters.values()) if layer not in reached]
+    ran, hidden = {call.module for call in plan.probe.calls}, plan.probe.without_grad
+    return Unreached(
+        shown(layer for layer in layers if layer not in ran | hidden),
+        shown(layer for layer in layers if layer in hidden - ran),
+        shown(layer for layer in layers if layer in ran),
+    )
+
+
+def _path_notes(plan: Blueprint, uncut: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """What the paths of gradients leave out, and what they reach too much."""
     notes = []
     if uncut:
-        notes.append(f"exact backprop still reaches {', '.join(uncut)}. {mend(plan)}")
-    seen = {name for c in plan.candidates for name in c.block.parameters} | set(plan.output_block.parameters)
-    unreached = layer_names(tuple(name for name in plan.probe.parameters.values() if name not in seen))
-    ran = {call.module for call in plan.probe.calls}
-    unused = [layer for layer in unreached if layer not in ran]
-    aside = [layer for layer in unreached if layer in ran]
+        notes.append(f"exact backprop still reaches {', '.join(shown(uncut))}. {mend(plan)}")
+    found = unreached(plan)
+    unused, hidden, aside = found.unused, found.hidden, found.aside
+    if hidden:
+        notes.append(f"no signal reaches {', '.join(hidden)}: run without gradients, as under torch.no_grad()")
     if unused:
         notes.append(f"no signal reaches {', '.join(unused)}: unused in the forward on the example inputs")
     if aside:
@@ -152,7 +200,20 @@ def _notes(plan: Blueprint, uncut: Mapping[str, tuple[str, ...]]) -> list[str]:
             f"the output is not made with {', '.join(aside)}: a loss on what they return teaches them by exact "
             "gradients, and nothing below a feedback point"
         )
-    return [*notes, *_sample_notes(plan), *_cell_state_notes(plan)]
+    return [*notes, *tied_notes(plan)]
+
+
+def side_notes(plan: Blueprint, perturber: Perturber | None) -> list[str]:
+    """Return sentences on where estimates are biased or slow, which no table shows.
+
+    Args:
+        plan: The model read, its rules assigned.
+        perturber: What perturbs the forward.
+
+    Returns:
+        The sentences.
+    """
+    return [*_sample_notes(plan), *_cell_state_notes(plan), *_tangent_notes(perturber)]
 
 
 def _cell_state_notes(plan: Blueprint) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,29 @@ class FeedbackStore(nn.Module):
     def forward(self, activation: Tensor) -> Tensor:
         """Return the input as it is."""
         return activation
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Load feedback, and refuse that of other points or rules even where `strict` is False: it would be lost."""
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        held = {prefix + key for key in (*self._parameters, *self._buffers)}
+        foreign = [key for key in state_dict if key.startswith(prefix) and key not in held]
+        if foreign:
+            error_msgs.append(
+                f"The checkpoint holds feedback that the attached rule has no place for: {', '.join(foreign[:4])}. "
+                "Attach with the rule, points= and output= of the run that saved it; to load the weights alone, load "
+                "them before attach."
+            )
 
     def keep(self, key: str, feedback: Tensor) -> None:
         """Hold a fixed feedback matrix under a key."""

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from feedalign.errors import StreamingError, TargetsError
+from feedalign.ranks import inside_distributed
 from feedalign.recurrent.receiver import StepReceiver
-from feedalign.transforms import inside_distributed, inside_transform
+from feedalign.transforms import inside_transform
 
 if TYPE_CHECKING:
     from feedalign.receivers import DirectReceiver

@@ -21,7 +21,9 @@ from feedalign.errors import (
 )
 from feedalign.handle import ATTACHED
 from feedalign.points import RECTIFIERS, SATURATING
+from feedalign.ranks import is_in_pieces
 from feedalign.recurrent.point import LayerSteps
+from feedalign.remade import refuse_remade
 from feedalign.rules.control import Backprop
 from feedalign.rules.drtp import DRTP
 from feedalign.store import CHILD_NAME, FeedbackStore
@@ -34,7 +36,7 @@ def refuse_unattachable(model: object) -> None:
         model: What was given as the model.
 
     Raises:
-        AttachError: It is no module.
+        AttachError: It is no module, or one that a trainer will not train.
         AlreadyAttachedError: A rule is attached already.
         CompiledModelError: It, or a part of it, was compiled.
         WrappedModelError: It is wrapped for several devices.
@@ -59,6 +61,11 @@ def refuse_unattachable(model: object) -> None:
         raise AttachError(
             "attach() runs the model with gradients, which torch.inference_mode() forbids; call it outside."
         )
+    if is_in_pieces(model):
+        raise WrappedModelError(
+            "The model, or a part of it, is sharded already: its parameters are pieces, which are put together only "
+            "while it runs. Attach to the whole model first, on every rank, then call fully_shard."
+        )
     if any(isinstance(module, (DataParallel, DistributedDataParallel)) for module in model.modules()):
         raise WrappedModelError(
             "The model, or a part of it, is wrapped in DataParallel or DistributedDataParallel; attach to the whole "
@@ -67,6 +74,26 @@ def refuse_unattachable(model: object) -> None:
     if isinstance(model, torch.jit.ScriptModule):
         raise CompiledModelError("The model is TorchScript, which no hook can reach; attach to the Python module.")
     _refuse_compiled(model)
+    refuse_remade(model)
+    _refuse_forgetful(model)
+
+
+def _refuse_forgetful(model: nn.Module) -> None:
+    """A wrapper may have the state_dict of the model inside: feedback registered on the wrapper would not be in it."""
+    if type(model).state_dict is nn.Module.state_dict:
+        return
+    stand_in = nn.Module()
+    stand_in.register_buffer("kept", torch.empty(0))
+    model.add_module(CHILD_NAME, stand_in)
+    try:
+        is_kept = any(key.endswith(f"{CHILD_NAME}.kept") for key in model.state_dict())
+    finally:
+        delattr(model, CHILD_NAME)
+    if not is_kept:
+        raise WrappedModelError(
+            f"The model is a wrapper ({type(model).__name__}) whose state_dict() leaves out what is registered on it, "
+            "so that checkpoints would lose the feedback. Attach to the model inside, e.g. to wrapper.module."
+        )
 
 
 def _refuse_hooked(model: nn.Module) -> None:
@@ -102,8 +129,9 @@ def refuse_dead(model: nn.Module, candidates: Iterable[Candidate]) -> None:
         if isinstance(candidate.rule, Backprop) or not is_rectifier:
             continue
         taught = [parameters[name] for name in candidate.block.direct]
-        matrices = [p for p in taught if p.dim() > 1]
-        if matrices and not any(bool(p.any()) for p in taught):
+        # Tensors on the meta device have no values yet.
+        matrices = [p for p in taught if p.dim() > 1 and not p.is_meta]
+        if matrices and not any(bool(p.any()) for p in taught if not p.is_meta):
             raise UnsuitableModelError(
                 f"{', '.join(layer_names(candidate.block.direct))} starts at zero before the rectifier "
                 f"{candidate.call.module!r}, whose slope at zero is zero: no weight would ever move. Start from random "

@@ -1,4 +1,4 @@
-"""What surrounds a running forward: function transforms, a backward pass, DistributedDataParallel.
+"""What surrounds a running forward: function transforms, a backward pass, compiled code.
 
 Torch has no public way to ask; each question is asked in one place, here.
 """
@@ -12,10 +12,9 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import CheckpointFunction
 
-from feedalign.errors import CheckpointingError
+from feedalign.errors import CheckpointingError, ExportError
 
 _dynamo = torch._C._dynamo.eval_frame
 _Function = TypeVar("_Function", bound=Callable[..., object])
@@ -48,6 +47,20 @@ def runs_eagerly(function: _Function) -> _Function:
     return function
 
 
+def refuse_export() -> None:
+    """Raise ExportError if the model that runs is being exported, or traced.
+
+    Raises:
+        ExportError: It is: what the rule does would become a part of the program, and what it can learn would not.
+    """
+    if torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None:
+        raise ExportError(
+            "The model is being exported with its rule attached: the program would hold the feedback and what the rule "
+            "draws, and could not be trained. Remove the rule first with handle.remove(), or export under "
+            "torch.no_grad(), where the rule stands aside."
+        )
+
+
 def inside_compiled() -> bool:
     """Whether code is being compiled, or runs eagerly inside a call that torch.compile covers, fallen back from it."""
     if torch.compiler.is_compiling():
@@ -66,6 +79,12 @@ def _is_dynamo_listening() -> bool:
 def keeps_apart() -> bool:
     """Whether what a forward saves for its backward is handed to someone, as activation checkpointing asks for."""
     return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+
+
+def inside_checkpointing() -> bool:
+    """Whether activation checkpointing (not re-entrant) will run again what runs now."""
+    hooks: object = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    return isinstance(hooks, tuple) and getattr(hooks[0], "__qualname__", "").startswith("_checkpoint_hook.")
 
 
 def is_batched(tensor: Tensor) -> bool:
@@ -102,18 +121,3 @@ def refuse_reentrant_checkpointing(module: str) -> None:
                 "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)."
             )
         frame = frame.f_back
-
-
-def mean_over_ranks(tensor: Tensor) -> Tensor:
-    """Return a tensor's mean over the ranks of a running DistributedDataParallel forward; outside of one, itself."""
-    if torch.compiler.is_compiling() or not inside_distributed():
-        return tensor
-    group = DistributedDataParallel._get_active_ddp_module().process_group
-    total = tensor.clone()
-    torch.distributed.all_reduce(total, group=group)
-    return total / torch.distributed.get_world_size(group)
-
-
-def inside_distributed() -> bool:
-    """Whether the forward of a DistributedDataParallel model is running."""
-    return DistributedDataParallel._get_active_ddp_module() is not None

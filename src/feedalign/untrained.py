@@ -62,7 +62,8 @@ class FeedbackWatch:
 
     def _compare(self, witness: Tensor, learned: list[Tensor]) -> None:
         self.num_looks += 1
-        if self.witness is None:
+        # A model may be sharded between two forwards: what was seen in full is a piece then.
+        if self.witness is None or type(witness) is not type(self.witness):
             self.witness, self.feedback = witness.clone(), [matrix.clone() for matrix in learned]
         elif not torch.equal(witness, self.witness):
             self.witness = witness.clone()

@@ -9,7 +9,7 @@ from typing import Annotated
 _EXIT_USER_ERROR = 2
 _EXIT_INTERRUPTED = 130
 _EXIT_BROKEN_PIPE = 141
-_COMMANDS = ("compare", "train", "tune", "describe", "rules")
+_COMMANDS = ("compare", "train", "tune", "language", "describe", "check", "rules")
 
 _ABOUT = """Train networks without backpropagating through them, and compare the rules that do so.
 
@@ -47,11 +47,40 @@ Examples:
   feedalign tune --data libras --networks gru-before-50,gru-before-512 --rules dfa,backprop --epochs 100 \
       --rates 0.0005 0.001 0.005 0.01 --batch-sizes 10 100 256 --clip 2 --trials 1
 """
+_LANGUAGE = """Train a Transformer to tell the next token of a text, under several rules, and show what it writes.
+
+Perplexities, angles to backprop, samples and cost of each rule are put side by side. Ctrl-C keeps what was done.
+
+Examples:
+  feedalign language --text novels
+  feedalign language --text my-folder --rules backprop,dfa-macro --epochs 3 --schedule plateau
+  feedalign language --text shakespeare --rules dfa-macro,dfa-micro --lr 3e-4 1e-3 3e-3 --prompt "To be, or not"
+  feedalign language --text wikitext103 --size paper --rules dfa-macro --epochs 20 --schedule plateau --device cuda
+"""
 _DESCRIBE = """Show what teaches each layer of a network under a rule.
 
 Examples:
   feedalign describe --rule dfa
   feedalign describe --data mnist --network conv --rule fa
+"""
+_CHECK = """Tell, before any training, what a rule would teach in a model of your own, and what to change.
+
+It prints which feedback points would be used, which layers exact backprop still reaches and through what, and which
+layers nothing teaches; where the model cannot take the rule, why; and arguments for attach that were tried and work
+better. MODULE:FACTORY is a function or class without arguments, in a file of this folder or an installed package, that
+returns the model, or the model and example inputs: what it is called with in training. Models of transformers bring
+inputs of their own. Nothing is trained and nothing is drawn.
+
+Exit status: 0 the rule teaches all below the output, 1 it does not, 2 a wrong argument.
+
+Examples:
+  feedalign check my_models:make_resnet
+  feedalign check my_package.nets:Transformer --rule dfa --output head --points "blocks.*.norm" emb
+  feedalign check my_models:make_resnet --rule fa --json
+
+with, in my_models.py:
+  def make_resnet():
+      return ResNet(), torch.randn(2, 3, 32, 32)
 """
 _RULES = """List the rules with what they need and what they are free of.
 
@@ -68,8 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments after the command's name; None takes those of the process.
 
     Returns:
-        The exit status: 0 done, 1 a trial diverged, 2 a wrong argument or bad input, 130 interrupted,
-        141 nobody reads the output any more.
+        The exit status: 0 done, 1 a trial diverged or a check found faults, 2 a wrong argument or bad input,
+        130 interrupted, 141 nobody reads the output any more.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -99,14 +128,24 @@ def _main(arguments: list[str]) -> int:
         return _EXIT_USER_ERROR
     from tyro.conf import FlagCreatePairsOff, subcommand
 
-    from feedalign_lab.options import CompareOptions, DescribeOptions, RulesOptions, TrainOptions, TuneOptions
+    from feedalign_lab.language.options import LanguageOptions
+    from feedalign_lab.options import (
+        CheckOptions,
+        CompareOptions,
+        DescribeOptions,
+        RulesOptions,
+        TrainOptions,
+        TuneOptions,
+    )
 
     try:
         options = tyro.cli(
             Annotated[CompareOptions, subcommand("compare", description=_COMPARE)]
             | Annotated[TrainOptions, subcommand("train", description=_TRAIN)]
             | Annotated[TuneOptions, subcommand("tune", description=_TUNE)]
+            | Annotated[LanguageOptions, subcommand("language", description=_LANGUAGE)]
             | Annotated[DescribeOptions, subcommand("describe", description=_DESCRIBE)]
+            | Annotated[CheckOptions, subcommand("check", description=_CHECK)]
             | Annotated[RulesOptions, subcommand("rules", description=_RULES)],
             prog="feedalign",
             description=_ABOUT,

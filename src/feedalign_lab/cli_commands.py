@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import TypeVar, cast, get_args
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from feedalign.errors import FeedalignError
 from feedalign_lab import data
 from feedalign_lab.choices import Case, left_out, parse_rule_names, refuse_unsuited
+from feedalign_lab.cli_check import check_model
+from feedalign_lab.cli_output import print_table
 from feedalign_lab.comparison import Comparison, run_comparison, run_training
 from feedalign_lab.data.dataset import Inputs
 from feedalign_lab.errors import SettingError, UnknownNameError
+from feedalign_lab.language.options import LanguageOptions
 from feedalign_lab.learner import LearnerSpec, make_learner
 from feedalign_lab.options import (
+    CheckOptions,
     CompareOptions,
     DescribeOptions,
     Options,
@@ -39,7 +41,6 @@ from feedalign_lab.training import Schedule
 from feedalign_lab.tuning import run_search, start_search, tuning_table
 
 _EXIT_OK, _EXIT_DIVERGED, _EXIT_USER_ERROR, _EXIT_INTERRUPTED = 0, 1, 2, 130
-_MIN_TABLE_WIDTH = 120
 
 Value = TypeVar("Value")
 
@@ -63,8 +64,12 @@ def run(options: Options) -> int:
                 return _tune(options)
             case DescribeOptions():
                 return _describe(options)
+            case CheckOptions():
+                return check_model(options)
             case RulesOptions():
                 return _rules(options)
+            case LanguageOptions():
+                return _language(options)
     except FeedalignError as error:
         print(f"feedalign: {error}", file=sys.stderr)
         return _EXIT_USER_ERROR
@@ -117,7 +122,7 @@ def _tune(options: TuneOptions) -> int:
     if options.json:
         print(to_json(search.to_dict()), end="")
     else:
-        _print_table(tuning_table(search))
+        print_table(tuning_table(search))
         print(f"wrote {written}")
     if search.status == "interrupted":
         print("feedalign: interrupted; what was done is kept.", file=sys.stderr)
@@ -162,8 +167,17 @@ def _rules(options: RulesOptions) -> int:
     if options.json:
         print(to_json(rule_facts()))
     else:
-        _print_table(rules_table())
+        print_table(rules_table())
     return _EXIT_OK
+
+
+def _language(options: LanguageOptions) -> int:
+    """Train Transformers on text."""
+    from feedalign_lab.cli_language import train_language
+
+    device = _device(options.device)
+    with _threads(options.threads):
+        return train_language(options, device)
 
 
 def _network(options: RunOptions | DescribeOptions) -> str:
@@ -279,7 +293,7 @@ def _report(comparison: Comparison, *, as_json: bool) -> int:
         if missing := left_out_sentence(comparison.plan.left_out):
             print(f"feedalign: {missing}", file=sys.stderr)
     else:
-        _print_table(comparison_table(comparison))
+        print_table(comparison_table(comparison))
         for path in comparison.files:
             print(f"wrote {path}")
     diverged = [result for result in comparison.trials if result.status == "diverged"]
@@ -289,14 +303,3 @@ def _report(comparison: Comparison, *, as_json: bool) -> int:
         print("feedalign: interrupted; what was done is kept.", file=sys.stderr)
         return _EXIT_INTERRUPTED
     return _EXIT_DIVERGED if diverged else _EXIT_OK
-
-
-def _print_table(table: Table) -> None:
-    """Print a table, wide enough to be read in a file too."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=max(console.width, _MIN_TABLE_WIDTH))
-    # Rich ends the process by itself where nobody reads on; the text is printed as any other.
-    with console.capture() as captured:
-        console.print(table)
-    print(captured.get(), end="")

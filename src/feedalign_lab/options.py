@@ -4,11 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
-from tyro.conf import arg
+from tyro.conf import Positional, arg
+
+from feedalign_lab.language.options import LanguageOptions
 
 Name: TypeAlias = Annotated[str, arg(metavar="NAME")]
 _OF_DATA = "(default: depends on the data)"
 _OF_NETWORK = "(default: depends on network and data)"
+_ALL_POINTS = "(default: all non-linearities)"
 RATES = (1.5e-5, 5e-5, 1.5e-4, 5e-4, 1.5e-3, 5e-3, 1.5e-2, 5e-2)
 """Learning rates to try: the values of Frenkel et al. (2021), and more."""
 
@@ -148,6 +151,22 @@ class DescribeOptions:
 
 
 @dataclass(frozen=True)
+class CheckOptions:
+    """Options of `feedalign check`."""
+
+    target: Positional[Annotated[str, arg(metavar="MODULE:FACTORY")]]
+    """A function without arguments, or a class, that makes the model; it may return (model, example_inputs)."""
+    rule: Name = "dfa"
+    """The rule; `feedalign rules` lists them."""
+    points: Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint=_ALL_POINTS)] = ()
+    """Modules, by name or glob, at whose outputs teaching signals enter."""
+    output: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: what the model returns)")] = None
+    """Module at whose output the error is taken."""
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True)
 class RulesOptions:
     """Options of `feedalign rules`."""
 
@@ -155,4 +174,6 @@ class RulesOptions:
     """Print JSON."""
 
 
-Options: TypeAlias = CompareOptions | TrainOptions | TuneOptions | DescribeOptions | RulesOptions
+Options: TypeAlias = (
+    CompareOptions | TrainOptions | TuneOptions | LanguageOptions | DescribeOptions | CheckOptions | RulesOptions
+)

@@ -228,6 +228,45 @@ def test_notes_say_where_samples_meet_or_do_not_come_first() -> None:
     )
 
 
+def test_a_layer_of_which_one_parameter_is_used_is_not_called_unused() -> None:
+    class WeightAlone(Perceptron):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return F.linear(self.act2(self.fc2(self.act1(self.fc1(x)))), self.head.weight)
+
+    description = fa.attach(WeightAlone(), fa.DFA(), example_inputs=x).describe()
+    assert description.rows[-1].layer == "head"
+    assert description.notes == ()
+
+
+class WithTeacher(Perceptron):
+    """Two layers that no gradient reaches: one runs without gradients, what the other makes is detached."""
+
+    def build(self) -> None:
+        super().build()
+        self.hidden, self.detached = nn.Linear(5, 3), nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            hidden = self.hidden(x)
+        return super().forward(x) + hidden + self.detached(x).detach()
+
+
+def test_layers_that_run_without_gradients_are_not_called_unused() -> None:
+    notes = fa.attach(WithTeacher(), fa.DFA(), example_inputs=x).describe().notes
+    assert notes[0] == "no signal reaches hidden: run without gradients, as under torch.no_grad()"
+    assert notes[1].startswith("the output is not made with detached")
+
+
+@pytest.mark.parametrize("rule", [fa.WeightPerturbed(), fa.NoisyBackprop()])
+def test_rules_of_weights_send_nothing_where_no_gradient_comes(rule: fa.Rule) -> None:
+    model = WithTeacher()
+    handle = fa.attach(model, rule, example_inputs=x)
+    F.cross_entropy(model(x), y).backward()
+    assert [row.layer for row in handle.describe().rows] == ["fc1", "fc2", "head"]
+    assert model.hidden.weight.grad is None
+    assert model.detached.weight.grad is None
+
+
 def test_layers_beside_the_output_are_not_called_unused() -> None:
     class TwoHeads(nn.Module):
         def __init__(self) -> None:

@@ -13,6 +13,7 @@ import feedalign as fa
 from attach.models import (
     NUM_CLASSES,
     NUM_INPUTS,
+    OneNumber,
     Perceptron,
     Repeats,
     ReturnsDict,
@@ -91,6 +92,49 @@ def test_a_part_called_on_its_own_with_gradients_is_refused(rule: fa.Rule) -> No
         model.inner(x)
     handle.remove()
     model.inner(x).sum().backward()
+
+
+@pytest.mark.parametrize("rule", [fa.WeightPerturbed(), fa.NoisyBackprop(), fa.BRSF()], ids=repr)
+def test_a_layer_run_on_its_own_with_gradients_is_refused_where_its_rule_draws(rule: fa.Rule) -> None:
+    model = Wrapper()
+    handle = fa.attach(model, rule, example_inputs=x)
+    words = ("inner.fc", "outside the forward", "Call the model itself", "torch.no_grad()", "handle.remove()")
+    assert_says(refusal_of(lambda: model.inner(x)), errors.OutsideForwardError, *words)
+    with torch.no_grad():
+        model.inner(x)
+    with handle.suspended():
+        model.inner(x)
+    handle.remove()
+    model.inner(x).sum().backward()
+
+
+class SqueezesAll(OneNumber):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).squeeze()
+
+
+def test_a_single_sample_squeezed_to_a_number_is_no_loss() -> None:
+    model = SqueezesAll()
+    fa.attach(model, fa.NoisyBackprop(), example_inputs=x)
+    model(x[:1]).backward()
+    assert model.fc1.weight.grad.any()
+    model = SqueezesAll()
+    fa.attach(model, fa.DFA(), example_inputs=x)
+    assert_says(refusal_of(lambda: model(x[:1])), errors.FeedbackShapeError, "positions ()")
+
+
+@pytest.mark.parametrize("rule", [fa.DFA(), fa.NoisyBackprop()], ids=repr)
+def test_a_loss_in_the_place_of_the_output_is_refused(rule: fa.Rule) -> None:
+    class Losing(Perceptron):
+        losing = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).square().mean() if self.losing else super().forward(x)
+
+    model = Losing()
+    fa.attach(model, rule, example_inputs=x)
+    model.losing = True
+    assert_says(refusal_of(lambda: model(x)), errors.OutsideForwardError, "most likely its loss", "network inside")
 
 
 @pytest.mark.parametrize("rule", DIRECT)

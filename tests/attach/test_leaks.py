@@ -61,7 +61,53 @@ class AttentionHead(LeakySkip):
         return self.head(self.attention(h, h, h)[0].squeeze(1))
 
 
-LEAKY = [LeakySkip, weight_normed, FunctionalHead, AttentionHead]
+class KeywordHead(LeakySkip):
+    """The head is given its input by keyword."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        return self.head(input=h + self.act1(self.fc1(h)))
+
+
+class Sum(nn.Linear):
+    """Takes a list."""
+
+    def forward(self, several: list[Tensor]) -> Tensor:
+        return super().forward(several[0] + several[1])
+
+
+class ListHead(LeakySkip):
+    """The head takes a list of what it adds up."""
+
+    def build(self) -> None:
+        super().build()
+        self.head = Sum(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        return self.head([h, self.act1(self.fc1(h))])
+
+
+class Pair(nn.Linear):
+    """Returns what it was given before what it made."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, super().forward(x)
+
+
+class SecondResult(LeakySkip):
+    """The output is the second result of a layer."""
+
+    def build(self) -> None:
+        super().build()
+        self.head = Pair(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        return self.head(h + self.act1(self.fc1(h)))[1]
+
+
+LEAKY = [LeakySkip, weight_normed, FunctionalHead, AttentionHead, KeywordHead, ListHead, SecondResult]
 
 
 @pytest.mark.parametrize("rule", CUTTING)
@@ -102,6 +148,66 @@ def test_models_without_leaks_pass_strict(make: type[nn.Module], rule: fa.Rule) 
 @pytest.mark.parametrize("rule", [*CUTTING, fa.FA()])
 def test_convolutional_models_without_leaks_pass_strict(rule: fa.Rule) -> None:
     fa.attach(Convolutional(), rule, example_inputs=images()[0], strict=True)
+
+
+class Recurring(LeakySkip):
+    """The skip ends in a recurrent layer that no rule cuts, of which the last state is used."""
+
+    def build(self) -> None:
+        super().build()
+        self.gru = nn.GRU(7, 7, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        return self.head(self.gru((h + self.act1(self.fc1(h))).unsqueeze(1))[1][-1])
+
+
+def test_a_last_state_leaks_through_its_recurrent_layer() -> None:
+    handle = fa.attach(Recurring(), fa.DFA(), example_inputs=x, points="act1")
+    signals = {row.layer: row.signal for row in handle.describe().rows if row.uncut}
+    assert signals == {
+        "stem": "exact backprop through head, gru, NOT CUT",
+        "gru": "exact backprop through head, NOT CUT",
+    }
+
+
+class FirstResult(SecondResult):
+    """What a layer was given passes it by; what it made is not used."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        return F.linear(self.head(h + self.act1(self.fc1(h)))[0], self.fc1.weight)
+
+
+def test_what_a_layer_hands_on_does_not_leak_through_it() -> None:
+    handle = fa.attach(FirstResult(), fa.DFA(), example_inputs=x)
+    assert [row.signal for row in handle.describe().rows if row.uncut] == ["exact backprop through fc1, NOT CUT"]
+
+
+class TwoProducts(nn.Module):
+    """A layer with a point between two products of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Parameter(torch.randn(7, 5)), nn.Parameter(torch.randn(3, 7))
+        self.act = nn.Tanh()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.act(F.linear(x, self.first)), self.second)
+
+
+def test_a_point_within_a_layer_cuts_what_lies_below_the_layer() -> None:
+    model = nn.Sequential(nn.Linear(5, 5), TwoProducts())
+    fa.attach(model, fa.DFA(), example_inputs=x, feedback=fa.Zeros(), strict=True)
+    F.cross_entropy(model(x), y).backward()
+    assert not model[0].weight.grad.any()
+    assert not model[1].first.grad.any()
+    assert model[1].second.grad.any()
+
+
+def test_parameters_of_the_model_itself_have_a_name_in_the_table() -> None:
+    text = str(fa.attach(FunctionalHead(), fa.DFA(), example_inputs=x).describe())
+    assert "exact backprop through (model), NOT CUT" in text
 
 
 def test_points_on_the_leaking_path_cut_it() -> None:

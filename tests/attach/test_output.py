@@ -102,6 +102,33 @@ def test_an_output_that_names_the_whole_path_of_a_nested_module() -> None:
     assert model[0].fc1.weight.grad.any()
 
 
+class SecondHead(Perceptron):
+    """Another result is made after the output."""
+
+    def build(self) -> None:
+        super().build()
+        self.other1, self.other2 = nn.Linear(6, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.act2(self.fc2(self.act1(self.fc1(x))))
+        return self.head(features), self.other2(self.other1(features))
+
+
+@pytest.mark.parametrize("rule", [fa.FA(), fa.BRSF(), fa.DFA(), fa.Shallow()])
+def test_layers_behind_the_output_may_run_after_it(rule: fa.Rule) -> None:
+    plain, model = Perceptron(), SecondHead()
+    fa.attach(plain, rule, example_inputs=x)
+    handle = fa.attach(model, rule, example_inputs=x, output="head")
+    F.cross_entropy(plain(x), y).backward()
+    F.cross_entropy(model(x)[0], y).backward()
+    assert all(row.fired is not False for row in handle.describe().rows)
+    if not isinstance(rule, (fa.FA, fa.BRSF)):  # these draw other weights for other layers
+        for name, parameter in plain.named_parameters():
+            grad = model.get_parameter(name).grad
+            assert (parameter.grad is None) == (grad is None)
+            assert grad is None or torch.equal(grad, parameter.grad)
+
+
 def assert_equal_grads(one: nn.Module, other: nn.Module) -> None:
     for (name, first), (_, second) in zip(one.named_parameters(), other.named_parameters(), strict=True):
         assert (first.grad is None) == (second.grad is None), name

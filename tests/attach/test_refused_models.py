@@ -199,3 +199,12 @@ def test_attaching_under_no_grad_works() -> None:
         fa.attach(model, fa.DFA(), example_inputs=x)
     nn.functional.cross_entropy(model(x), y).backward()
     assert model.fc1.weight.grad.any()
+
+
+@pytest.mark.parametrize("rule", [fa.DFA(), fa.FA(), fa.FDFA(), fa.WeightPerturbed()], ids=repr)
+def test_a_model_without_values_is_refused(rule: fa.Rule) -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
+    with pytest.raises(errors.AttachError, match=r"meta device.*then attach"):
+        fa.attach(model, rule, example_inputs=x.to("meta"))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())

@@ -1,18 +1,12 @@
-"""One of two processes of a distributed run: `python -m integration.distributed_worker RANK FOLDER`.
-
-Writes what it saw to `FOLDER/RANK.pt`; the tests compare it with one process that has the whole batch.
-"""
+"""What one of two processes sees of small models under DistributedDataParallel."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -21,8 +15,8 @@ import feedalign as fa
 from attach.models import Convolutional, Functional, Perceptron, SharedActivation, Wrapper, batch, images
 from attach.sequence_models import Recurrent, tokens
 from integration.gradients import ALL_RULES, AVERAGED, PERTURBING, attached, draws_recorded, gradients, step
+from integration.worlds import refusal_of, shard
 
-NUM_RANKS = 2
 TRAINED = [fa.DKP(), *PERTURBING, fa.FDFA(update="ema"), AVERAGED]
 
 
@@ -52,11 +46,6 @@ def distributed(name: str, rule: fa.Rule, rank: int) -> DistributedDataParallel:
     """Each rank starts from another seed; the wrapper sends rank 0's state to all."""
     model = seeded_model(name, rule, seed=rank)
     return DistributedDataParallel(model, find_unused_parameters=isinstance(rule, fa.Shallow))
-
-
-def shard(tensor: torch.Tensor, rank: int) -> torch.Tensor:
-    """This rank's part of a batch."""
-    return tensor.chunk(NUM_RANKS)[rank]
 
 
 def one_and_two_steps(name: str, rule: fa.Rule, rank: int) -> dict[str, Any]:
@@ -117,19 +106,8 @@ def refusals(rank: int) -> dict[str, str]:
     }
 
 
-def refusal_of(action: Callable[[], Any]) -> str:
-    """Name and sentence of the error that an action raises."""
-    try:
-        action()
-    except fa.errors.FeedalignError as error:
-        return f"{type(error).__name__}: {error}"
-    return "nothing was refused"
-
-
-def main(rank: int, folder: Path) -> None:
-    """Run everything and write it down."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=NUM_RANKS)
+def seen_by(rank: int) -> dict[str, Any]:
+    """Run everything."""
     seen: dict[str, Any] = {"refusals": refusals(rank)}
     for rule in ALL_RULES:
         seen[f"perceptron {rule.name}"] = one_and_two_steps("perceptron", rule, rank)
@@ -144,9 +122,4 @@ def main(rank: int, folder: Path) -> None:
             seen[f"{name} {rule.name}"] = one_and_two_steps(name, rule, rank)
     for rule in TRAINED:
         seen[f"trained {rule!r}"] = several_steps("perceptron", rule, rank)
-    torch.save(seen, folder / f"{rank}.pt")
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    return seen

@@ -1,22 +1,15 @@
 """DistributedDataParallel over two processes: one process with the whole batch learns the same."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import feedalign as fa
-from feedalign import perturbation
-from integration.distributed_worker import NUM_RANKS, TRAINED, data_for, seeded_model, shard
+from integration.distributed_worker import TRAINED, data_for, seeded_model
 from integration.gradients import (
     ALL_RULES,
     Gradients,
@@ -25,56 +18,20 @@ from integration.gradients import (
     gradients,
     step,
 )
+from integration.worlds import averaged_over_ranks, seen_by_ranks
 
 names = {"ids": lambda rule: rule.name}
-SECONDS = 90
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each rank saw; run once, whichever process of pytest's asks first."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "ranks"
-    with FileLock(folder.with_suffix(".lock")):
-        if not folder.exists():
-            folder.mkdir()
-            run_ranks(folder)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(NUM_RANKS)]
+    """What each rank saw."""
+    return seen_by_ranks("integration.distributed_worker", tmp_path_factory)
 
 
-def run_ranks(folder: Path) -> None:
-    """Run the two processes to their end."""
-    tests = Path(__file__).parents[1]
-    search_path = os.pathsep.join([str(tests), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PYTHONPATH": search_path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "integration.distributed_worker"]
-    processes = [
-        subprocess.Popen(
-            [*command, str(rank), str(folder)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(NUM_RANKS)
-    ]
-    try:
-        outputs = [process.communicate(timeout=SECONDS)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert all(process.returncode == 0 for process in processes), "\n".join(outputs)
-
-
-def averaged_over_ranks(name: str, rule: fa.Rule, run: Callable[[nn.Module, Tensor, Tensor], Any]) -> Gradients:
+def averaged(name: str, rule: fa.Rule, run: Callable[[nn.Module, Tensor, Tensor], Any]) -> Gradients:
     """Mean of what each rank would compute on its part alone, with its own draws."""
-    parts = []
-    for rank in range(NUM_RANKS):
-        model = single(name, rule)
-        with mock.patch.object(perturbation, "_rank", lambda rank=rank: rank):
-            run(model, *(shard(part, rank) for part in data_for(name)))
-        parts.append(gradients(model))
-    return {name: torch.stack([part[name] for part in parts]).mean(0) for name in parts[0]}
+    return averaged_over_ranks(lambda: single(name, rule), data_for(name), run)
 
 
 def single(name: str, rule: fa.Rule) -> nn.Module:
@@ -138,7 +95,7 @@ def test_gradients_of_rules_that_draw_are_averaged_over_ranks(
         step(model, x, y)
 
     for key, run in (("first", step), ("second", second)):
-        expected = averaged_over_ranks(name, rule, run)
+        expected = averaged(name, rule, run)
         assert_hidden_layers_learn(expected, rule)
         for seen in ranks:
             assert_same_gradients(seen[f"{name} {rule.name}"][key], expected)
@@ -151,7 +108,7 @@ def two_forwards(model: nn.Module, x: Tensor, y: Tensor) -> None:
 @pytest.mark.parametrize("rule", [rule for rule in ALL_RULES if not isinstance(rule, fa.Shallow)], **names)
 def test_two_forwards_before_one_backward_learn_alike(ranks: list[dict[str, Any]], rule: fa.Rule) -> None:
     if isinstance(rule, APART):
-        expected = averaged_over_ranks("perceptron", rule, two_forwards)
+        expected = averaged("perceptron", rule, two_forwards)
     else:
         model = single("perceptron", rule)
         two_forwards(model, *data_for("perceptron"))
@@ -166,7 +123,7 @@ def test_accumulation_of_rules_that_draw_is_averaged_over_ranks(ranks: list[dict
         for inputs, labels in zip(x.chunk(2), y.chunk(2), strict=True):
             step(model, inputs, labels, scale=0.5)
 
-    expected = averaged_over_ranks("perceptron", rule, accumulate)
+    expected = averaged("perceptron", rule, accumulate)
     for seen in ranks:
         assert_same_gradients(seen[f"accumulated {rule.name}"], expected)
 

@@ -158,3 +158,18 @@ def test_a_model_saved_whole_comes_back_with_its_rule(rule: fa.Rule) -> None:
     handle.remove()
     assert list(loaded.state_dict()) == list(Perceptron().state_dict())
     assert fa.handle_of(model) is not handle
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("rule", [fa.DFA(), fa.DKP(), fa.LocalGreedy(), fa.FA()], **names)
+def test_feedback_that_a_rule_has_no_place_for_is_refused_even_when_not_strict(rule: fa.Rule, strict: bool) -> None:
+    model, other = with_seed(1, rule), attached(Perceptron, fa.DFA(), x, points="act1")
+    with pytest.raises(RuntimeError, match=r"no place for: feedalign\.\w+.* Attach with the rule, points= and output="):
+        other.load_state_dict(model.state_dict(), strict=strict)
+
+
+def test_a_shard_of_a_checkpoint_may_hold_a_part_of_the_feedback() -> None:
+    model, fresh = with_seed(1, fa.DFA()), with_seed(2, fa.DFA())
+    for key, value in model.state_dict().items():
+        fresh.load_state_dict({key: value}, strict=False)
+    assert_same_gradients(gradients_of_step(fresh, x, y), gradients_of_step(model, x, y), tolerance=0)

@@ -16,6 +16,7 @@ from feedalign.errors import AttachError
 from feedalign.handle import Handle, handle_of
 from feedalign.measure.by_layer import ByLayer
 from feedalign.probe import Inputs, as_arguments, left_as_found
+from feedalign.ranks import refuse_in_pieces
 from feedalign.store import CHILD_NAME
 
 
@@ -82,6 +83,7 @@ def alignment(model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], batch: tu
     of teaching signals, Launay et al. 2020, appendix A.
     """
     handle = handle_of(model)
+    refuse_in_pieces(model)
     pair: object = batch
     if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not callable(loss_fn):
         raise AttachError(

@@ -17,6 +17,7 @@ from feedalign.errors import AttachError
 from feedalign.handle import Handle, handle_of
 from feedalign.measure.alignment import as_scalar, weights_of
 from feedalign.probe import Inputs, as_arguments, left_as_found
+from feedalign.ranks import refuse_in_pieces
 
 LossFunction = Callable[[Any, Any], Tensor]
 Batch = tuple[Inputs, Any]
@@ -41,6 +42,7 @@ def checked(model: nn.Module, loss_fn: LossFunction, batch: Batch, num_draws: in
         AttachError: No rule is attached, or an argument is of the wrong kind.
     """
     handle = handle_of(model)
+    refuse_in_pieces(model)
     pair: object = batch
     if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not callable(loss_fn):
         raise AttachError("Give (model, loss_fn, (inputs, targets)), where loss_fn(output, targets) is a scalar.")

@@ -11,6 +11,7 @@ from feedalign.errors import FeedbackShapeError
 from feedalign.handle import handle_of
 from feedalign.linear_like import forward_weight
 from feedalign.measure.alignment import angle
+from feedalign.ranks import refuse_in_pieces
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def feedback_distance(model: nn.Module) -> FeedbackDistance:
     Source: Bacho & Chu 2024, Eq. 13; Kolen & Pollack 1994.
     """
     handle = handle_of(model)
+    refuse_in_pieces(model)
     if handle.last_pair is None:
         raise FeedbackShapeError(
             "No feedback point lies right below a linear layer that makes the output, so there is no weight for its "

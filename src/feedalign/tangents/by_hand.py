@@ -127,7 +127,8 @@ class HandCarrier(Carrier):
                 f"This forward took another path than the one on the example inputs: what {source[0]!r} returned did "
                 "not arrive, as it was, where its tangent was to go. Attach with example inputs that take the same "
                 "path; layers that are replaced, and hooks and operations that change activations, must be there "
-                "before attach()."
+                "before attach(). If a trainer converts the model's output, as mixed precision does, name the module "
+                "that makes it: attach(..., output=...)."
             )
         # The last taker takes it away: a tangent lives no longer than it is needed.
         self.num_taken[source] = self.num_taken.get(source, 0) + 1

@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from feedalign.errors import CompiledModelError, ForwardModeError
+from feedalign.errors import CheckpointingError, CompiledModelError, ForwardModeError
 from feedalign.tangents.carrier import CallKey, Carrier
-from feedalign.transforms import inside_compiled, inside_transform
+from feedalign.transforms import inside_checkpointing, inside_compiled, inside_transform
 
 # Torch numbers nested levels; it allows one.
 _LEVEL = 0
@@ -94,9 +94,15 @@ class DualCarrier(Carrier):
 
     def arrive(self, call: CallKey, activation: Tensor) -> tuple[Tensor, Tensor | None]:
         """See `Carrier`."""
-        del call
         # A part of the model may be compiled on its own.
         self._refuse_compiled()
+        tangent = forward_ad.unpack_dual(activation).tangent
+        if tangent is not None and tangent.requires_grad and inside_checkpointing():
+            raise CheckpointingError(
+                f"Tangents travel as dual tensors in this model, because {self.why}; on their way to {call[0]!r} more "
+                "is saved for the backward than activation checkpointing would save again. Leave checkpointing out, "
+                "or use modules whose tangents are carried by hand (see handle.describe())."
+            )
         return split(activation)
 
     def leave(self, call: CallKey, activation: Tensor, tangent: Tensor | None) -> Tensor:

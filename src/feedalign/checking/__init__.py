@@ -1,0 +1,1 @@
+"""The validator: what a rule would make of a model, told before any training."""

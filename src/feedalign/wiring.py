@@ -1,0 +1,134 @@
+"""Where feedback goes: how the error meets each feedback point, and what receives it there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from feedalign.assign import Candidate
+from feedalign.blueprint import Blueprint
+from feedalign.delivery import Site
+from feedalign.errors import AttachError
+from feedalign.feedback import Projection
+from feedalign.placement import Placement, place
+from feedalign.probe import Call
+from feedalign.receivers import DirectReceiver, HeadReceiver, Receiver, SlopeReceiver
+from feedalign.recurrent.point import LayerSteps
+from feedalign.recurrent.receiver import place_steps, refuse_time_first, step_receiver
+from feedalign.report import is_drawn
+from feedalign.rules.base import DirectRule
+from feedalign.rules.forward_gradient import SlopeRule
+from feedalign.rules.local_greedy import LocalGreedy
+from feedalign.store import key_of
+from feedalign.supply import Source
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """Where feedback goes, settled without drawing any.
+
+    Attributes:
+        placements: How the error meets each activation that has a matrix, by the point's name.
+        keys: Names in the store, by the names of points and gated layers.
+        sites: The feedback points.
+    """
+
+    placements: dict[str, Placement]
+    keys: dict[str, str]
+    sites: list[Site]
+
+
+def wire(plan: Blueprint, source: Source) -> Wiring:
+    """Settle where feedback goes.
+
+    Args:
+        plan: The model read, its rules assigned.
+        source: Where feedback comes from; None: each rule's own draw.
+
+    Returns:
+        The wiring.
+
+    Raises:
+        AttachError: The feedback given does not fit the rules.
+        AmbiguousShapeError: Shapes do not tell how the error meets an activation.
+    """
+    projection = source if isinstance(source, Projection) else None
+    if projection is not None:
+        _refuse_projection(plan)
+    placements = _placements(plan)
+    if source is not None and not placements and not any(is_drawn(gate.rule) for gate in plan.gated.values()):
+        names = ", ".join(type(rule).__name__ for rule in plan.rules.values())
+        raise AttachError(f"feedback= is given, but {names} takes none: leave it out.")
+    keys: dict[str, str] = {}
+    for name in [*placements, *plan.gated]:
+        keys[name] = key_of(name, set(keys.values()))
+    return Wiring(placements, keys, _sites(plan, placements, keys, projection))
+
+
+def _refuse_projection(plan: Blueprint) -> None:
+    learners = [type(rule).__name__ for rule in plan.rules.values() if rule.learns_feedback]
+    if plan.gated or learners:
+        why = f"fa.{learners[0]} learns matrices of its own" if learners else "layer-wise rules need weights"
+        raise AttachError(f"fa.Projection stands for error @ feedback of direct rules with fixed feedback; {why}.")
+
+
+def _placements(plan: Blueprint) -> dict[str, Placement]:
+    placements = {}
+    for candidate in plan.candidates:
+        rule, label = candidate.rule, candidate.label
+        if isinstance(rule, DirectRule) or (isinstance(rule, LocalGreedy) and not plan.is_last(candidate)):
+            placements[label] = placement_at(plan, candidate.call, rule, label)
+    return placements
+
+
+def placement_at(plan: Blueprint, call: Call, rule: DirectRule | LocalGreedy, label: str) -> Placement:
+    """Settle how the error is projected onto what a call returns.
+
+    Args:
+        plan: The model read.
+        call: The call.
+        rule: The rule that teaches there.
+        label: The point's name, for messages.
+
+    Returns:
+        The placement.
+
+    Raises:
+        AmbiguousShapeError: The shapes do not tell.
+    """
+    activation, point = call.signature, plan.model.get_submodule(call.module)
+    assert activation is not None
+    if isinstance(point, LayerSteps):
+        return place_steps(plan.site.signature, activation, rule.positions, point, label)[0]
+    return place(plan.site.signature, activation, rule.positions, label)
+
+
+def _sites(
+    plan: Blueprint, placements: dict[str, Placement], keys: dict[str, str], projection: Projection | None
+) -> list[Site]:
+    sites: list[Site] = []
+    for candidate in plan.candidates:
+        if candidate.cuts:
+            label, call = candidate.label, candidate.call
+            receiver = _receiver(plan, candidate, placements.get(label), projection)
+            key = keys.get(label) or key_of(label, set(keys.values()) | {site.key for site in sites})
+            sites.append(Site(key, call.module, call.index, candidate.rule, receiver, candidate.block.parameters))
+    return sites
+
+
+def _receiver(
+    plan: Blueprint, candidate: Candidate, placement: Placement | None, projection: Projection | None
+) -> Receiver | None:
+    rule, label, activation = candidate.rule, candidate.label, candidate.call.signature
+    point = plan.model.get_submodule(candidate.call.module)
+    if isinstance(point, LayerSteps) and isinstance(rule, SlopeRule):
+        assert activation is not None
+        refuse_time_first(plan.site.signature, activation, point, label, type(rule).__name__)
+    if isinstance(rule, DirectRule) and isinstance(point, LayerSteps):
+        assert activation is not None
+        return step_receiver(plan.site.signature, activation, rule, point, label, projection)
+    if isinstance(rule, DirectRule):
+        assert placement is not None
+        return DirectReceiver(label, rule, placement, projection)
+    if isinstance(rule, LocalGreedy) and placement is not None:
+        return HeadReceiver(label, rule, placement)
+    return SlopeReceiver(label, rule) if isinstance(rule, SlopeRule) else None
