@@ -83,8 +83,15 @@ def of_settings(record: Record) -> str:
     rates = ", ".join(_rates(cells, setting) for setting in _PAPER if setting in cells)
     return (
         f"{table(head, rows)}\n\nLowest validation perplexity of a token within the first {end / 1e6:.1f} million "
-        f"tokens. Learning rates: {rates}."
+        f"tokens. Learning rates: {rates}.{_if_idle(cells, end)}"
     )
+
+
+def _if_idle(cells: dict[tuple[str, float], dict[str, tuple[Record, Record]]], end: int) -> str:
+    """A sentence where no plateau was met, so that the schedule did nothing."""
+    found = [best for (schedule, _), runs in cells.items() if schedule == "plateau" for best, _ in runs.values()]
+    lowered = any(one["rate"] < best["rate"] for best in found for one in best["evaluations"] if one["tokens"] <= end)
+    return " In that time no plateau was met, so that schedule never lowered its rate." if found and not lowered else ""
 
 
 def step_costs(record: Record) -> str:

@@ -104,6 +104,20 @@ def test_settings_are_compared_at_the_end_of_the_shortest_run(tables: ModuleType
     assert "backprop 0.003" in made
 
 
+def test_a_schedule_that_never_acted_is_told(tables: ModuleType) -> None:
+    told = "never lowered its rate"
+    assert told not in tables.of_settings(RECORD)
+    idle, lowered = best(2e-3, 90.0, 80.0), best(2e-3, 90.0, 80.0)
+    for one in idle["evaluations"]:
+        one["rate"] = 2e-3
+    lowered["evaluations"] = [
+        {**one, "rate": rate} for one, rate in zip(idle["evaluations"], (2e-3, 4e-4), strict=True)
+    ]
+    for found, is_told in ((idle, True), (lowered, False)):
+        runs = [*RECORD["runs"], run("plateau", 0.999, dfa_macro=found)]
+        assert (told in tables.of_settings({"runs": runs})) == is_told
+
+
 def test_the_papers_numbers_are_those_of_its_table(tables: ModuleType) -> None:
     assert tables._PAPER["plateau", 0.999] == {"dfa-macro": "52.0", "dfa-micro": "93.3"}
 

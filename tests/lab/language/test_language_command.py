@@ -189,7 +189,7 @@ def test_what_the_user_got_wrong_is_one_line(
 
 
 def test_a_file_that_is_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, content, words in (("empty.txt", b"", "empty"), ("latin.txt", b"caf\xe9 " * 99, "not UTF-8")):
+    for name, content, words in (("empty.txt", b"", "empty"), ("latin.txt", b"\xe9t\xe9 " * 99, "not UTF-8")):
         (tmp_path / name).write_bytes(content)
         assert run(tmp_path / name, tmp_path / "out") == 2
         assert words in one_line(capsys.readouterr().err)
