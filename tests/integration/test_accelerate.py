@@ -7,12 +7,10 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -40,13 +38,9 @@ each_rule = pytest.mark.parametrize("rule", RULES, ids=repr)
 
 
 @pytest.fixture(autouse=True)
-def _accelerate_starts_afresh() -> Iterator[None]:
-    """Its state is one for the whole process, and part of it lies in the environment."""
-    with mock.patch.dict(os.environ):
-        yield
+def _nothing_compiled_stays() -> Iterator[None]:
+    yield
     torch._dynamo.reset()
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 def accelerated(**options: Any) -> Accelerator:

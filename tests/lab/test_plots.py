@@ -15,13 +15,13 @@ from feedalign_lab.records import EpochRecord, TrialResult
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures as they are when they are saved."""
     drawn: list[Figure] = []
-    save = plots._png
+    save = plots.as_png
 
     def keep(figure: Figure) -> bytes:
         drawn.append(figure)
         return save(figure)
 
-    monkeypatch.setattr(plots, "_png", keep)
+    monkeypatch.setattr(plots, "as_png", keep)
     return drawn
 
 
