@@ -7,7 +7,7 @@ from feedalign.rules.base import PointRule
 from feedalign.rules.control import Shallow
 from feedalign_lab.choices import rule_class, rule_names
 from feedalign_lab.errors import SettingError, UnknownNameError
-from feedalign_lab.language.transformer import PLACEMENTS, Placement
+from feedalign_lab.language.transformer import PLACEMENTS, ErrorAt, Placement
 
 BASELINE = "backprop"
 
@@ -37,6 +37,27 @@ class RuleChoice:
     def make(self) -> Rule:
         """Return the rule."""
         return rule_class(self.rule)()
+
+
+_READERS_OF_TARGETS = ("sign-dfa", "lg-fg-a")
+"""Rules that read the targets from the error, which only the error at the logits tells."""
+
+
+def lack(rule: str, error_at: ErrorAt) -> str | None:
+    """What a rule needs and the Transformer does not have.
+
+    Args:
+        rule: The rule's name.
+        error_at: Where the error is taken.
+
+    Returns:
+        The need in words; None where the rule can learn.
+    """
+    if rule == "drtp":
+        return "needs hidden units that saturate, which normalized ones do not"
+    if rule in _READERS_OF_TARGETS and error_at == "hidden":
+        return "reads the targets from the error, so it needs --error logits"
+    return None
 
 
 def parse_choices(text: str) -> tuple[RuleChoice, ...]:
@@ -94,5 +115,6 @@ def _valid() -> list[str]:
     return [
         full
         for rule in rule_names()
+        if lack(rule, "logits") is None
         for full in ([f"{rule}-{placement}" for placement in PLACEMENTS] if _has_choice(rule) else [rule])
     ]

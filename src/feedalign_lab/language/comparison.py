@@ -152,9 +152,10 @@ def run_language(
     prompt = parts.validation.inputs[middle, :_PROMPT_TOKENS] if sampling.prompt is None else sampling.prompt
     sampling = sampling._replace(prompt=prompt.to(device))
     comparison.prompt = decode(tokens.tokenizer, prompt)
-    comparison.files.append(folder.write_bytes(TOKENIZER_NAME, tokens.tokenizer.to_str(pretty=True).encode()))
     try:
         comparison.cost = _measure_cost(plan, tokens.vocab_size, parts, device)
+        # Not before: what cannot be trained leaves nothing behind.
+        comparison.files.append(folder.write_bytes(TOKENIZER_NAME, tokens.tokenizer.to_str(pretty=True).encode()))
         for choice in plan.choices:
             for rate in plan.rates[choice.name]:
                 _run(comparison, choice, rate, parts, tokens, folder, watch, device, sampling)

@@ -28,6 +28,7 @@ class LanguageLearner:
 
     Attributes:
         name: The rule and its points, for sentences.
+        asked_rate: Learning rate at the start, or the factor of Noam's.
         model: The Transformer.
         handle: The rule's.
         optimizer: Adam or RAdam.
@@ -37,12 +38,27 @@ class LanguageLearner:
     """
 
     name: str
+    asked_rate: float
     model: Transformer
     handle: fa.Handle
     optimizer: torch.optim.Optimizer
     clip: float | None
     after_step: Callable[[], None]
     after_evaluation: Callable[[float], None]
+
+    def diverged(self, what: str) -> DivergedError:
+        """Return the error of a run that blew up.
+
+        Args:
+            what: What is not finite, in words.
+        """
+        return DivergedError(f"{self.name}: {what}; try a learning rate (--lr) below {self.asked_rate:g}.")
+
+    @property
+    def weights(self) -> list[nn.Parameter]:
+        """The model's own parameters, without feedback that a rule learns."""
+        learned = {id(parameter) for parameter in self.handle.store.parameters()}
+        return [parameter for parameter in self.model.parameters() if id(parameter) not in learned]
 
     @property
     def rate(self) -> float:
@@ -66,10 +82,10 @@ class LanguageLearner:
         loss = cross_entropy(self.model(inputs), targets)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise DivergedError(f"{self.name}: the loss is {value}; try a learning rate below {self.rate:g}.")
+            raise self.diverged(f"the loss is {value}")
         loss.backward()
         if self.clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+            nn.utils.clip_grad_norm_(self.weights, self.clip)
         self.optimizer.step()
         self.after_step()
         return value
@@ -119,7 +135,9 @@ def make_learner(
     )
     optimizer = _optimizer(model, plan.optimization, rate)
     after_step, after_evaluation = _schedule(optimizer, plan.optimization, plan.size.width)
-    return LanguageLearner(choice.name, model, handle, optimizer, plan.optimization.clip, after_step, after_evaluation)
+    return LanguageLearner(
+        choice.name, rate, model, handle, optimizer, plan.optimization.clip, after_step, after_evaluation
+    )
 
 
 def _optimizer(model: nn.Module, settings: Optimization, rate: float) -> torch.optim.Optimizer:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from feedalign_lab.errors import SettingError, UnknownNameError
-from feedalign_lab.language.choices import RuleChoice
+from feedalign_lab.language.choices import RuleChoice, lack
 from feedalign_lab.language.transformer import ErrorAt, TransformerSize
 
 OptimizerName = Literal["adam", "radam"]
@@ -91,6 +91,8 @@ class LanguagePlan:
         if self.error_at not in get_args(ErrorAt):
             raise UnknownNameError("place of the error", self.error_at, get_args(ErrorAt))
         for choice in self.choices:
+            if (need := lack(choice.rule, self.error_at)) is not None:
+                raise SettingError(f"{choice.name} {need}: choose other rules, such as dfa-macro.")
             if not all(0 < rate < math.inf for rate in self.rates[choice.name]):
                 raise SettingError(f"Learning rates must be above 0 and finite: {self.rates[choice.name]}.")
         for what, value in (

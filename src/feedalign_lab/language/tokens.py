@@ -82,19 +82,6 @@ class Tokens:
         """The stream of a part, int64 [T]."""
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
-    def tokens_per_word(self, name: PartName) -> float:
-        """Tokens for each word of a part.
-
-        The perplexity of a word is exp(r * loss), r being this ratio and the loss a mean over tokens.
-
-        Args:
-            name: The part.
-
-        Returns:
-            The ratio.
-        """
-        return self.part(name).numel() / self.num_words[name]
-
 
 def tokenize(
     corpus: Corpus, tokenizer: "Tokenizer | None" = None, *, vocab_size: int | None = None, lowercase: bool = False

@@ -1,5 +1,6 @@
 """The training loop over chunks of text."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,7 @@ class _State:
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    rate: float = 0.0
     losses: list[float] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     best: dict[str, Any] | None = None
@@ -68,7 +70,7 @@ def train(
     except KeyboardInterrupt:
         status, message = "interrupted", f"interrupted after {state.step} steps"
     except DivergedError as error:
-        status, message = "diverged", f"{error} It happened at step {state.step + 1}."
+        status, message = "diverged", f"{error} It happened in or behind step {state.step}."
     run = LanguageRun(learner.name, rate, status, message, tuple(state.evaluations))
     if state.best is None:
         return run
@@ -122,10 +124,11 @@ def evaluated_after(num_steps: int, evaluations: int) -> set[int]:
 
 
 def _step(learner: LanguageLearner, train: Chunks, chosen: Tensor, state: _State, on_step: OnStep | None) -> None:
+    # Before the step, behind which a schedule moves on.
+    state.step, state.rate = state.step + 1, learner.rate
     start = time.perf_counter()
     loss = learner.step(train.inputs[chosen], train.targets[chosen])
     state.seconds += time.perf_counter() - start
-    state.step += 1
     state.losses.append(loss)
     tokens = int(train.targets[chosen].numel())
     state.tokens += tokens
@@ -135,11 +138,12 @@ def _step(learner: LanguageLearner, train: Chunks, chosen: Tensor, state: _State
 
 def _evaluate(learner: LanguageLearner, part: Chunks, state: _State, on_evaluation: OnEvaluation | None) -> None:
     """Evaluate, keep the weights if they are the best so far, and let the schedule know."""
-    rate = learner.rate
     found = perplexity(mean_loss(learner.model, part.inputs, part.targets))
+    if not math.isfinite(found):
+        raise learner.diverged(f"the validation perplexity is {found}")
     train_loss = sum(state.losses) / len(state.losses)
     state.losses.clear()
-    evaluation = Evaluation(state.step, state.tokens, train_loss, found, rate, state.seconds)
+    evaluation = Evaluation(state.step, state.tokens, train_loss, found, state.rate, state.seconds)
     if all(found < earlier.validation_perplexity for earlier in state.evaluations):
         state.best = {name: value.detach().clone() for name, value in learner.model.state_dict().items()}
     state.evaluations.append(evaluation)

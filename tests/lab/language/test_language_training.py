@@ -9,14 +9,16 @@ import torch
 from small_text import SIZE, VOCAB_SIZE, parts, plan_of
 
 from feedalign_lab.errors import SettingError, UnknownNameError
+from feedalign_lab.language import training
 from feedalign_lab.language.choices import RuleChoice, parse_choices
 from feedalign_lab.language.evaluation import mean_loss, perplexity
-from feedalign_lab.language.learner import LanguageLearner, make_learner, noam_rate
+from feedalign_lab.language.learner import LanguageLearner, cross_entropy, make_learner, noam_rate
 from feedalign_lab.language.plan import LanguagePlan, Optimization
 from feedalign_lab.language.records import Evaluation, LanguageRun, best_runs
 from feedalign_lab.language.sampling import continue_text
 from feedalign_lab.language.settings import SIZES, default_rate
-from feedalign_lab.language.training import evaluated_after, train
+from feedalign_lab.language.training import angles, evaluated_after, train
+from feedalign_lab.language.transformer import Transformer
 
 CPU = torch.device("cpu")
 
@@ -40,6 +42,14 @@ def test_perplexity_falls(rules: str) -> None:
     assert run.test_perplexity is not None
     assert run.test_perplexity < 0.8 * VOCAB_SIZE
     assert run.tokens_per_second > 0
+
+
+def test_blocks_that_learn_go_below_frozen_ones() -> None:
+    found = {rules: trained(rules, epochs=4)[1].test_perplexity for rules in ("backprop", "dfa-macro", "shallow")}
+    assert found["backprop"] is not None
+    assert found["dfa-macro"] is not None
+    assert found["shallow"] is not None
+    assert found["backprop"] < found["dfa-macro"] < 0.9 * found["shallow"]
 
 
 def test_shallow_leaves_all_but_the_output_as_it_was() -> None:
@@ -79,8 +89,33 @@ def test_angles_are_those_of_the_points() -> None:
     assert [angle.point for angle in run.angles] == [
         f"blocks.{number}.{name}" for number in range(2) for name in ("norm1", "activation", "norm2")
     ]
-    assert all(0 < angle.degrees < 180 for angle in run.angles)
     assert {angle.degrees for angle in trained("backprop", epochs=1)[1].angles} == {0.0}
+
+
+@pytest.mark.parametrize("error_at", ["hidden", "logits"])
+def test_the_angle_at_the_last_point_is_that_of_the_projected_error(error_at: str) -> None:
+    learner = learner_of(plan_of("dfa-macro", error_at=error_at))
+    inputs, targets, _ = parts().validation
+    plain = Transformer(SIZE, VOCAB_SIZE)
+    plain.load_state_dict(learner.model.state_dict(), strict=False)
+    hidden = torch.empty(0)
+
+    def keep(module: torch.nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        nonlocal hidden
+        hidden = output
+        output.retain_grad()
+
+    plain.hidden.register_forward_hook(keep)
+    logits = plain(inputs)
+    logits.retain_grad()
+    cross_entropy(logits, targets).backward()
+    assert hidden.grad is not None
+    error = {"hidden": hidden.grad, "logits": logits.grad}[error_at]
+    feedback = dict(learner.model.named_buffers())["feedalign.blocks_1"]
+    cosine = torch.cosine_similarity((error @ feedback).flatten(), hidden.grad.flatten(), dim=0)
+    wanted = math.degrees(math.acos(float(cosine)))
+    assert angles(learner, parts().validation)[-1].degrees == pytest.approx(wanted, abs=0.01)
+    assert wanted > 30
 
 
 def test_the_best_weights_are_kept() -> None:
@@ -136,8 +171,25 @@ def test_diverged_runs_say_so() -> None:
     plan = plan_of("backprop", rate=1e30)
     run = train(learner_of(plan, 1e30), plan, 1e30, parts())
     assert run.status == "diverged"
-    assert "try a learning rate below 1e+30" in run.message
+    assert "try a learning rate (--lr) below 1e+30" in run.message
     assert "step 2" in run.message
+
+
+def test_weights_that_blow_up_before_an_evaluation_are_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of("backprop", optimization=Optimization(schedule="noam"))
+    found = iter([2.0, math.nan])
+    monkeypatch.setattr(training, "mean_loss", lambda *_: next(found, 1.0))
+    run = train(learner_of(plan, 3.0), plan, 3.0, parts())
+    assert run.status == "diverged"
+    assert [round(one.validation_perplexity, 2) for one in run.evaluations] == [7.39]
+    # What was asked for is Noam's factor, not the rate of that step.
+    assert "the validation perplexity is nan; try a learning rate (--lr) below 3" in run.message
+
+
+def test_the_rate_on_record_is_that_of_the_last_step() -> None:
+    plan = plan_of("backprop", optimization=Optimization(schedule="noam", warmup=100), epochs=1)
+    run = train(learner_of(plan, 1.0), plan, 1.0, parts())
+    assert run.evaluations[0].rate == pytest.approx(noam_rate(8, SIZE.width, 100))
 
 
 def test_noam_rises_and_falls() -> None:
@@ -174,6 +226,18 @@ def test_clipping_shortens_the_gradient() -> None:
     learner.step(*parts().train[:2])
     norms = [parameter.grad.norm() for parameter in learner.model.parameters() if parameter.grad is not None]
     assert float(torch.stack(norms).norm()) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_clipping_leaves_the_gradient_of_feedback_out() -> None:
+    clipped = learner_of(plan_of("dkp-macro", optimization=Optimization(clip=1e-3)))
+    clipped.step(*parts().train[:2])
+    own = [parameter.grad for parameter in clipped.weights if parameter.grad is not None]
+    assert float(torch.stack([grad.norm() for grad in own]).norm()) == pytest.approx(1e-3, rel=1e-3)
+    assert len(own) < len(list(clipped.model.parameters()))
+    free = learner_of(plan_of("dkp-macro"))
+    free.step(*parts().train[:2])
+    for learned, other in zip(clipped.handle.store.parameters(), free.handle.store.parameters(), strict=True):
+        torch.testing.assert_close(learned.grad, other.grad)
 
 
 def test_samples_come_from_their_own_generator() -> None:
@@ -257,6 +321,8 @@ def test_rules_that_do_not_exist(text: str, error: type[Exception], words: str) 
         (lambda: plan_of(evaluations=0), "evaluations"),
         (lambda: plan_of(seed=-1), "seed"),
         (lambda: plan_of(error_at="loss"), "place of the error"),
+        (lambda: plan_of("drtp"), "saturate"),
+        (lambda: plan_of("sign-dfa-micro"), "sign-dfa-micro reads the targets .* --error logits"),
     ],
 )
 def test_settings_out_of_range(make: Callable[[], object], words: str) -> None:
