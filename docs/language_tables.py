@@ -39,6 +39,9 @@ def of_rules(record: Record) -> str:
         if rule in found
         for best, run in [found[rule]]
     ]
+    trivial = next((run["trivial"] for run in record["runs"] if run.get("trivial")), None)
+    if trivial is not None:
+        rows.append(("token frequencies", "–", *(number(trivial[part], 1) for part in ("validation", "test")), *"–––"))
     return f"{table(head, rows)}\n\n{_caption(record)}"
 
 

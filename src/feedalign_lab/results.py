@@ -58,6 +58,15 @@ class ResultsFolder:
             )
         return cls(path)
 
+    def remove(self, *patterns: str) -> None:
+        """Remove files that an earlier run left, so that they do not lie beside results of another.
+
+        Args:
+            patterns: Names, in which `*` stands for anything.
+        """
+        for path in [path for pattern in patterns for path in self.path.glob(pattern)]:
+            path.unlink(missing_ok=True)
+
     def write_results(self, results: dict[str, Any]) -> Path:
         """Write `results.json` in one piece.
 

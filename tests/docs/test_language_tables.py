@@ -80,6 +80,12 @@ def test_one_row_for_each_rule(tables: ModuleType) -> None:
     assert "1 epoch of 3.7 million tokens, vocabulary of 2,048: 4 layers" in made
 
 
+def test_what_is_reached_without_learning(tables: ModuleType) -> None:
+    with_it = {**RECORD["runs"][1], "trivial": {"validation": 300.04, "test": 310.0}}
+    made = rows(tables.of_rules({"runs": [RECORD["runs"][0], with_it]}))
+    assert made[-1] == ["token frequencies", "–", "300.0", "310.0", "–", "–", "–"]
+
+
 def test_angles_of_each_block(tables: ModuleType) -> None:
     record = json.loads(json.dumps(RECORD))
     for one in record["runs"]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from feedalign.rules import DirectRule, Rule
-from feedalign.rules.base import PointRule
+from feedalign.rules.base import Perturbing, PointRule
 from feedalign.rules.control import Shallow
 from feedalign_lab.choices import rule_class, rule_names
 from feedalign_lab.errors import SettingError, UnknownNameError
@@ -33,6 +33,11 @@ class RuleChoice:
     def has_feedback(self) -> bool:
         """Whether it sends the error through feedback matrices."""
         return issubclass(rule_class(self.rule), DirectRule)
+
+    @property
+    def sends_tangents(self) -> bool:
+        """Whether it perturbs the forward and sends tangents along."""
+        return issubclass(rule_class(self.rule), Perturbing)
 
     def make(self) -> Rule:
         """Return the rule."""

@@ -49,7 +49,7 @@ def plan_of(options: LanguageOptions) -> LanguagePlan:
         size=_size(options, setting),
         optimization=optimization,
         rates={choice.name: _rates(options, setting, schedule, choice) for choice in choices},
-        vocab_size=options.vocab_size or setting.vocab_size,
+        vocab_size=setting.vocab_size if options.vocab_size is None else options.vocab_size,
         tokenizer=None if options.tokenizer is None else str(options.tokenizer),
         lowercase=options.lowercase,
         error_at=cast("ErrorAt", options.error),

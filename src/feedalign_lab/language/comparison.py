@@ -1,5 +1,6 @@
 """One Transformer on one text under several rules, and what comes of it."""
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -10,7 +11,9 @@ import torch
 
 from feedalign_lab.cost import CostRecord, measure_cost
 from feedalign_lab.environment import Environment, describe_environment
+from feedalign_lab.errors import SettingError
 from feedalign_lab.language.choices import BASELINE, RuleChoice, parse_choices
+from feedalign_lab.language.evaluation import loss_by_counts, perplexity, token_counts
 from feedalign_lab.language.learner import LanguageLearner, make_learner
 from feedalign_lab.language.plan import LanguagePlan
 from feedalign_lab.language.plots import draw_angles, draw_perplexities
@@ -38,7 +41,8 @@ Watch = Callable[[str, float, int], Watcher]
 """Told the rule, learning rate and steps of each run before it starts."""
 
 
-class Sampling(NamedTuple):
+@dataclass(frozen=True)
+class Sampling:
     """What models are to write.
 
     Attributes:
@@ -50,6 +54,13 @@ class Sampling(NamedTuple):
     prompt: torch.Tensor | None = None
     num_tokens: int = 64
     temperature: float = 0.8
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        if not 0 < self.temperature < math.inf:
+            raise SettingError(f"The temperature must be above 0 and finite, not {self.temperature}.")
+        if self.num_tokens < 0:
+            raise SettingError(f"The number of tokens to write must not be negative, but is {self.num_tokens}.")
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,7 @@ class LanguageComparison:
         status: "running", "finished" or "interrupted".
         cost: Step time and memory per rule.
         prompt: What samples go on with.
+        trivial: Perplexities of a token by nothing but the frequencies of tokens in the training part, by part.
         runs: Results so far.
         files: What was written.
     """
@@ -94,6 +106,7 @@ class LanguageComparison:
     status: Literal["running", "finished", "interrupted"] = "running"
     cost: tuple[CostRecord, ...] = ()
     prompt: str = ""
+    trivial: dict[str, float] = field(default_factory=dict)
     runs: list[LanguageRun] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
 
@@ -114,6 +127,7 @@ class LanguageComparison:
             "environment": self.environment,
             "cost": self.cost,
             "prompt": self.prompt,
+            "trivial": self.trivial,
             "best": self.best(),
             "runs": self.runs,
         }
@@ -150,11 +164,17 @@ def run_language(
     # From the middle, since texts begin with titles.
     middle = parts.validation.inputs.shape[0] // 2
     prompt = parts.validation.inputs[middle, :_PROMPT_TOKENS] if sampling.prompt is None else sampling.prompt
-    sampling = sampling._replace(prompt=prompt.to(device))
+    sampling = replace(sampling, prompt=prompt.to(device))
     comparison.prompt = decode(tokens.tokenizer, prompt)
+    counts = token_counts(parts.train.targets, tokens.vocab_size)
+    comparison.trivial = {
+        "validation": perplexity(loss_by_counts(counts, parts.validation.targets)),
+        "test": perplexity(loss_by_counts(counts, parts.test.targets)),
+    }
     try:
         comparison.cost = _measure_cost(plan, tokens.vocab_size, parts, device)
-        # Not before: what cannot be trained leaves nothing behind.
+        # Not before: what cannot be trained leaves nothing behind, and older results as they are.
+        folder.remove(weights_name("*"), CURVES_NAME, ANGLES_NAME, SAMPLES_NAME)
         comparison.files.append(folder.write_bytes(TOKENIZER_NAME, tokens.tokenizer.to_str(pretty=True).encode()))
         for choice in plan.choices:
             for rate in plan.rates[choice.name]:

@@ -31,6 +31,33 @@ def mean_loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> float:
     return total / targets.numel()
 
 
+def token_counts(targets: Tensor, vocab_size: int) -> Tensor:
+    """Count tokens.
+
+    Args:
+        targets: Token numbers, `[N, T]`.
+        vocab_size: Number of tokens there are.
+
+    Returns:
+        How often each occurs, `[vocab_size]`.
+    """
+    return torch.bincount(targets.flatten(), minlength=vocab_size)
+
+
+def loss_by_counts(counts: Tensor, targets: Tensor) -> float:
+    """Mean cross-entropy of a token told by nothing but how often each occurs, one added to every count.
+
+    Args:
+        counts: Counts in the training part, `[vocab_size]`.
+        targets: Token numbers, `[N, T]`.
+
+    Returns:
+        The mean, in nats.
+    """
+    log_shares = (counts.double() + 1).log() - (counts.sum().double() + counts.numel()).log()
+    return -float(log_shares[targets.flatten()].mean())
+
+
 def perplexity(loss: float) -> float:
     """Return the perplexity of a mean cross-entropy in nats; infinite where it is too large for a float."""
     try:

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 import feedalign as fa
@@ -27,7 +29,7 @@ class LanguageLearner:
     """A model under a rule, ready for an ordinary loop.
 
     Attributes:
-        name: The rule and its points, for sentences.
+        choice: The rule and its points.
         asked_rate: Learning rate at the start, or the factor of Noam's.
         model: The Transformer.
         handle: The rule's.
@@ -37,7 +39,7 @@ class LanguageLearner:
         after_evaluation: To be called with every validation perplexity.
     """
 
-    name: str
+    choice: RuleChoice
     asked_rate: float
     model: Transformer
     handle: fa.Handle
@@ -46,6 +48,11 @@ class LanguageLearner:
     after_step: Callable[[], None]
     after_evaluation: Callable[[float], None]
 
+    @property
+    def name(self) -> str:
+        """The rule and its points, for sentences."""
+        return self.choice.name
+
     def diverged(self, what: str) -> DivergedError:
         """Return the error of a run that blew up.
 
@@ -53,6 +60,10 @@ class LanguageLearner:
             what: What is not finite, in words.
         """
         return DivergedError(f"{self.name}: {what}; try a learning rate (--lr) below {self.asked_rate:g}.")
+
+    def kernels(self) -> AbstractContextManager[None]:
+        """Return a context in which attention has what the rule needs: fused, it takes no tangents along."""
+        return _kernels_for(self.choice)
 
     @property
     def weights(self) -> list[nn.Parameter]:
@@ -79,7 +90,8 @@ class LanguageLearner:
             DivergedError: It is not finite; no step is taken then.
         """
         self.optimizer.zero_grad()
-        loss = cross_entropy(self.model(inputs), targets)
+        with self.kernels():
+            loss = cross_entropy(self.model(inputs), targets)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise self.diverged(f"the loss is {value}")
@@ -124,20 +136,23 @@ def make_learner(
         torch.default_generator.manual_seed(stream_seed(plan.seed, 0, "weights"))
         model = Transformer(plan.size, vocab_size).to(device)
     points = None if choice.placement is None else points_of(choice.placement, plan.size.num_layers)
-    handle = fa.attach(
-        model,
-        choice.make(),
-        example_inputs=torch.zeros(2, plan.size.context, dtype=torch.long, device=device),
-        points=points,
-        output=None if points is None else plan.error_at,
-        feedback=_FEEDBACK if choice.has_feedback else None,
-        generator=generator(plan.seed, 0, "feedback"),
-    )
+    with _kernels_for(choice):
+        handle = fa.attach(
+            model,
+            choice.make(),
+            example_inputs=torch.zeros(2, plan.size.context, dtype=torch.long, device=device),
+            points=points,
+            output=None if points is None else plan.error_at,
+            feedback=_FEEDBACK if choice.has_feedback else None,
+            generator=generator(plan.seed, 0, "feedback"),
+        )
     optimizer = _optimizer(model, plan.optimization, rate)
     after_step, after_evaluation = _schedule(optimizer, plan.optimization, plan.size.width)
-    return LanguageLearner(
-        choice.name, rate, model, handle, optimizer, plan.optimization.clip, after_step, after_evaluation
-    )
+    return LanguageLearner(choice, rate, model, handle, optimizer, plan.optimization.clip, after_step, after_evaluation)
+
+
+def _kernels_for(choice: RuleChoice) -> AbstractContextManager[None]:
+    return sdpa_kernel(SDPBackend.MATH) if choice.sends_tangents else nullcontext()
 
 
 def _optimizer(model: nn.Module, settings: Optimization, rate: float) -> torch.optim.Optimizer:

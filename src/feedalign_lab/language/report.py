@@ -11,7 +11,8 @@ from feedalign_lab.language.records import LanguageRun
 _NOTHING = "-"
 _CAPTION = (
     "perplexity: of a token, the lowest on the validation part, and that of the same weights on the test part; word: "
-    "of a word of the test part; angle: degrees between the rule's and backprop's signal at the first and the last "
+    "that of a word of the test part, which does not depend on the vocabulary; token frequencies: what is reached "
+    "without learning; angle: degrees between the rule's and backprop's signal at the first and the last "
     "feedback point; time and memory: of one step, over backprop's"
 )
 
@@ -27,10 +28,12 @@ def language_table(comparison: LanguageComparison) -> Table:
     """
     plan = comparison.plan
     size, ending = plan.size, " (interrupted: figures so far)" if comparison.status == "interrupted" else ""
+    seen = max((run.evaluations[-1].tokens for run in comparison.runs if run.evaluations), default=0)
+    share = seen / comparison.text.num_tokens["train"]
     table = Table(
-        title=f"{plan.text}: {size.num_layers} layers, {size.num_heads} heads, {size.width}, {size.inner_width}, "
-        f"{size.attention} attention, {comparison.text.vocab_size:,} tokens, {plan.epochs} "
-        f"epoch{'' if plan.epochs == 1 else 's'}{ending}",
+        title=f"{plan.text}: {size.num_layers} layers, {size.num_heads} heads, width {size.width}, "
+        f"{size.inner_width} inner units, {size.attention} attention, vocabulary of {comparison.text.vocab_size:,}; "
+        f"{seen:,} tokens, {share:.2f} of the training part{ending}",
         caption=_CAPTION,
     )
     table.add_column("rule")
@@ -50,6 +53,9 @@ def language_table(comparison: LanguageComparison) -> Table:
             f"{run.tokens_per_second:,.0f}" if math.isfinite(run.tokens_per_second) else _NOTHING,
             *_cost_cells(cost.get(name)),
         )
+    if comparison.trivial:
+        found = (_number(comparison.trivial["validation"]), _number(comparison.trivial["test"]))
+        table.add_row("token frequencies", _NOTHING, *found, *[_NOTHING] * 6)
     return table
 
 

@@ -163,7 +163,7 @@ def angles(learner: LanguageLearner, part: Chunks) -> tuple[PointAngle, ...]:
         An angle for each feedback point, in the order of the forward.
     """
     first = slice(_CHUNKS_FOR_ANGLES)
-    with evaluating(learner.model):
+    with evaluating(learner.model), learner.kernels():
         found = fa.measure.alignment(learner.model, cross_entropy, (part.inputs[first], part.targets[first]))
     by_point = {layer.point: layer.signal for layer in found.layers if layer.point is not None}
     return tuple(PointAngle(point, degrees) for point, degrees in by_point.items())

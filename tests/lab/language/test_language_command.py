@@ -70,6 +70,7 @@ def test_every_rule_leaves_figures_pictures_and_samples(
         assert best["sample"] in (folder / "samples.txt").read_text()
     assert results["best"]["backprop"]["test_perplexity"] < results["best"]["shallow"]["test_perplexity"]
     assert [record["rule"] for record in results["cost"]] == rules
+    assert results["best"]["backprop"]["test_perplexity"] < results["trivial"]["test"] < 280
     assert results["text"]["num_words"]["train"] > results["text"]["num_words"]["test"] > 0
     assert Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size() == results["text"]["vocab_size"]
     for picture in ("learning_curves.png", "angles.png"):
@@ -129,6 +130,22 @@ def test_what_is_there_is_not_overwritten(text: Path, tmp_path: Path, capsys: py
     assert (tmp_path / "out" / "results.json").read_bytes() == before
 
 
+def test_files_of_an_earlier_run_do_not_stay_beside_results_of_another(text: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    assert run(text, folder, "--rules", "dfa-macro") == 0
+    assert (folder / "weights-dfa-macro.pt").exists()
+    assert run(text, folder, "--overwrite", "--rules", "shallow", "--sample-tokens", "0") == 0
+    left = {path.name for path in folder.iterdir()}
+    assert left == {"results.json", "tokenizer.json", "learning_curves.png", "weights-shallow.pt"}
+
+
+@pytest.mark.parametrize("rule", ["fdfa-micro", "fg-a-macro", "fg-w"])
+@pytest.mark.parametrize("dropout", ["0", "0.1"])
+def test_rules_that_send_tangents(text: Path, tmp_path: Path, rule: str, dropout: str) -> None:
+    assert run(text, tmp_path / "out", "--rules", rule, "--steps", "3", "--dropout", dropout) == 0
+    assert results_in(tmp_path / "out")["best"][rule]["test_perplexity"] < 400
+
+
 @pytest.mark.parametrize("attention", ["standard", "dense-synthesizer", "random-synthesizer", "fixed"])
 def test_every_attention(text: Path, tmp_path: Path, attention: str) -> None:
     assert run(text, tmp_path / "out", "--rules", "dfa-micro", "--attention", attention, "--heads", "4") == 0
@@ -176,7 +193,10 @@ def test_a_tokenizer_of_the_users(text: Path, tmp_path: Path, capsys: pytest.Cap
         (("--prompt", ""), "no token"),
         (("--text", "no/such/file.txt"), "no/such/file.txt"),
         (("--device", "cuda:9"), "cannot be used here"),
-        (("--rules", "fdfa-macro"), "sdpa_kernel"),
+        (("--rules", "drtp-macro"), "saturate"),
+        (("--temperature", "0"), "temperature must be above 0"),
+        (("--sample-tokens", "-1"), "must not be negative"),
+        (("--vocab-size", "0"), "257"),
     ],
 )
 def test_what_the_user_got_wrong_is_one_line(

@@ -11,7 +11,7 @@ from small_text import SIZE, VOCAB_SIZE, parts, plan_of
 from feedalign_lab.errors import SettingError, UnknownNameError
 from feedalign_lab.language import training
 from feedalign_lab.language.choices import RuleChoice, parse_choices
-from feedalign_lab.language.evaluation import mean_loss, perplexity
+from feedalign_lab.language.evaluation import loss_by_counts, mean_loss, perplexity, token_counts
 from feedalign_lab.language.learner import LanguageLearner, cross_entropy, make_learner, noam_rate
 from feedalign_lab.language.plan import LanguagePlan, Optimization
 from feedalign_lab.language.records import Evaluation, LanguageRun, best_runs
@@ -136,6 +136,13 @@ def test_perplexity_counts_every_token_once() -> None:
     assert mean_loss(learner.model, inputs, targets) == pytest.approx(-float(chosen.mean()), rel=1e-5)
     assert learner.model.training
     assert perplexity(1000.0) == math.inf
+
+
+def test_perplexity_by_frequencies_of_tokens() -> None:
+    counts = token_counts(torch.tensor([[0, 1], [1, 1]]), 3)
+    assert counts.tolist() == [1, 3, 0]
+    wanted = -(math.log(2 / 7) + math.log(4 / 7) + math.log(1 / 7)) / 3
+    assert loss_by_counts(counts, torch.tensor([[0, 1, 2]])) == pytest.approx(wanted)
 
 
 def test_evaluations_lie_at_even_distances() -> None:
