@@ -11,7 +11,6 @@ from feedalign.blocks import layer_names, overlap
 from feedalign.blueprint import Blueprint
 from feedalign.circuit import Circuit
 from feedalign.delivery import Site, bias_key
-from feedalign.errors import AttachError
 from feedalign.feedback import Draw, Projection
 from feedalign.handle import Handle
 from feedalign.hooks import LayerHook, OutputHook, PointHook
@@ -22,14 +21,15 @@ from feedalign.placement import Placement, error_axis_of
 from feedalign.receivers import WeightReceiver
 from feedalign.removable import Removable
 from feedalign.report import is_drawn, report
-from feedalign.rules.base import DirectRule, EstimatingRule, LayerwiseRule, LearnedRule, Perturbing, Rule, WeightRule
+from feedalign.rules.base import DirectRule, EstimatingRule, LayerwiseRule, Rule, WeightRule
 from feedalign.rules.local_greedy import LocalGreedy
 from feedalign.store import CHILD_NAME, FeedbackStore
+from feedalign.suitability import refuse_unkept
 from feedalign.supply import Source, supply
 from feedalign.tangents.path import without_views
 from feedalign.transforms import forget_compiled_code
 from feedalign.untrained import FeedbackWatch
-from feedalign.wiring import wire
+from feedalign.wiring import has_clock, keeps_as_parameter, wire
 
 
 def build(plan: Blueprint, source: Source, draws: Generator) -> Handle:
@@ -46,32 +46,30 @@ def build(plan: Blueprint, source: Source, draws: Generator) -> Handle:
         The handle.
 
     Raises:
-        AttachError: The feedback given does not fit the rules or layers.
+        AttachError: The feedback given does not fit the rules or layers, or the model would lose it.
     """
     wiring = wire(plan, source)
+    store = FeedbackStore()
+    perturber = perturber_for(plan, store)
+    refuse_unkept(plan.model, wiring.holds)
     placements, keys, sites = wiring.placements, wiring.keys, wiring.sites
-    store = _fill(plan, source, draws, placements, keys)
+    _fill(store, plan, source, draws, placements, keys)
     called = {(site.module, site.index) for site in sites}
     modules = {site.module for site in sites}
     silent = {(c.module, c.index) for c in plan.probe.calls if c.module in modules} - called
-    weights = _weights(plan)
-    perturber = perturber_for(plan, store)
-    error_axis = error_axis_of(plan.site.signature)
-    can_stream = _can_stream(plan)
     averages = [s.key for s in sites if isinstance(s.rule, EstimatingRule) and s.rule.keeps_average]
-    watch = FeedbackWatch(plan.model, store, averages, plan.output_block.direct)
     circuit = Circuit(
         plan.model,
         store,
         sites,
-        frozenset(silent),
-        list(plan.gated),
-        can_stream,
-        weights,
-        perturber,
-        error_axis,
-        watch,
-        _unlearned(plan, sites),
+        silent=frozenset(silent),
+        gated=list(plan.gated),
+        can_stream=_can_stream(plan),
+        weights=_weights(plan),
+        perturber=perturber,
+        error_axis=error_axis_of(plan.site.signature),
+        watch=FeedbackWatch(plan.model, store, averages, plan.output_block.direct),
+        unlearned=_unlearned(plan, sites),
     )
     description, fires = report(plan, placements, source, perturber)
     host = _host(plan)
@@ -121,26 +119,24 @@ def _can_stream(plan: Blueprint) -> bool:
 
 
 def _fill(
-    plan: Blueprint, source: Source, draws: Generator, placements: dict[str, Placement], keys: dict[str, str]
-) -> FeedbackStore:
-    store = FeedbackStore()
+    store: FeedbackStore,
+    plan: Blueprint,
+    source: Source,
+    draws: Generator,
+    placements: dict[str, Placement],
+    keys: dict[str, str],
+) -> None:
     matrices = {} if isinstance(source, Projection) else _draw(plan, source, draws, placements)
     rule_at = {candidate.label: candidate.rule for candidate in plan.candidates}
     for name, matrix in matrices.items():
         _hold(store, keys[name], matrix, rule_at.get(name))
     redrawn = [keys[name] for name, gate in plan.gated.items() if gate.rule.redraws]
     store.redraw_at_every_forward(redrawn)
-    if redrawn or any(isinstance(rule, (Perturbing, WeightRule)) for rule in plan.rules.values()):
+    if redrawn or has_clock(plan):
         store.start_clock(int(torch.randint(2**62, (), generator=draws)))
     reference = next((p for p in plan.model.parameters() if p.is_floating_point()), None)
-    if reference is not None and reference.is_meta and store.state_dict():
-        raise AttachError(
-            "The model is on the meta device, where tensors have no values: the feedback would be lost with them. Give "
-            "the model a device and weights first (to_empty, then its own initialization or a checkpoint), then attach."
-        )
     if reference is not None:
         store.to(device=reference.device, dtype=reference.dtype)
-    return store
 
 
 def _hold(store: FeedbackStore, key: str, matrix: Tensor, rule: Rule | None) -> None:
@@ -148,7 +144,7 @@ def _hold(store: FeedbackStore, key: str, matrix: Tensor, rule: Rule | None) -> 
     if isinstance(rule, LocalGreedy):
         store.learn(key, matrix)
         store.learn(bias_key(key), torch.zeros(len(matrix)))
-    elif isinstance(rule, LearnedRule) and not (isinstance(rule, EstimatingRule) and rule.keeps_average):
+    elif rule is not None and keeps_as_parameter(rule):
         store.learn(key, matrix)
     else:
         store.keep(key, matrix)
@@ -208,7 +204,7 @@ def _hook(plan: Blueprint, circuit: Circuit, keys: dict[str, str]) -> list[Remov
     if site.before:
         hooks.append(maker.register_forward_pre_hook(at_output.before))
     else:
-        hooks.append(maker.register_forward_hook(at_output.after))
+        hooks.append(maker.register_forward_hook(at_output.after, with_kwargs=True))
     hooks.append(model.register_forward_hook(circuit.close))
     hooks.append(model.register_forward_hook(circuit.finish, always_call=True))
     return hooks

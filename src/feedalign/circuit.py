@@ -54,6 +54,7 @@ class Circuit:
         model: nn.Module,
         store: FeedbackStore,
         sites: Sequence[Site],
+        *,
         silent: frozenset[tuple[str, int]],
         gated: Sequence[str],
         can_stream: bool,
@@ -85,6 +86,7 @@ class Circuit:
 
     def _forget(self) -> None:
         self.is_open = False
+        self.has_begun = False
         self.delivered = False
         self.taps: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
@@ -96,6 +98,7 @@ class Circuit:
         copied = {
             **self.__dict__,
             "is_open": False,
+            "has_begun": False,
             "taps": {},
             "counts": {},
             "sources": {},
@@ -149,10 +152,14 @@ class Circuit:
         self.is_open = True
         if not is_nested:
             self.store.step()
-        if self.stream is not None:
-            self.stream.begin()
         if self.perturber is not None:
             self.perturber.begin(args)
+
+    def begin_stream(self) -> None:
+        """Look whether there are targets, where they are first needed: a trainer's step may give them on its way."""
+        if self.stream is not None and not self.has_begun:
+            self.stream.begin()
+            self.has_begun = True
 
     def _refuse_thawed(self) -> None:
         if not self.frozen:
@@ -196,6 +203,7 @@ class Circuit:
             return None
         if not self.is_open or (self.stream is not None and inside_backward()):
             return self._arrive_late(module, activation)
+        self.begin_stream()
         index = self.count(module)
         site = self.by_call.get((module, index))
         if site is None:
@@ -275,6 +283,7 @@ class Circuit:
         """
         if not self.listening or not self.is_open or self.delivered:
             return None
+        self.begin_stream()
         self.fired = tuple(self.counts)
         self._refuse_missing([site.label for site in self.sites if self.counts.get(site.module, 0) <= site.index])
         taps, self.taps = self.taps, {}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from feedalign.circuit import OUTPUT, Circuit
 from feedalign.errors import OutsideForwardError
+from feedalign.nested import named_tensors
 from feedalign.transforms import inside_backward
 
 
@@ -36,23 +37,27 @@ class OutputHook:
         delivered = self.circuit.deliver(args[0]) if self._is_it() else None
         return None if delivered is None else (delivered, *args[1:])
 
-    def after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+    def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
         """Forward hook: the error is taken at the module's output."""
         if not self._is_it():
             return None
         if module is self.circuit.model:
-            self._refuse_another(args, output)
+            self._refuse_another((args, kwargs), output)
         return self.circuit.deliver(output)
 
-    def _refuse_another(self, args: tuple[Any, ...], output: object) -> None:
-        """What `attach` refuses as an output is none now, if a wrapper runs e.g. `training_step` as the forward."""
+    def _refuse_another(self, inputs: object, output: object) -> None:
+        """Raise if the model returns a number or no tensor, which on the example inputs it did not.
+
+        Wrappers of trainers put another method, such as `training_step`, in the place of the forward; what the model
+        returns is then a loss, and would be taken for the output.
+        """
         circuit = self.circuit
         is_awaited = circuit.is_open and not circuit.delivered and (circuit.sites or circuit.weights)
         shape: Sequence[int] = getattr(output, "shape", ())
         if not is_awaited or shape:
             return
         # One sample with one output may have been squeezed to a number.
-        if isinstance(output, Tensor) and any(isinstance(arg, Tensor) and arg.shape[:1] == (1,) for arg in args):
+        if isinstance(output, Tensor) and any(tensor.shape[:1] == (1,) for _, tensor in named_tensors(inputs)):
             return
         raise OutsideForwardError(
             "The attached model returned no output but something else, most likely its loss: a trainer runs another "

@@ -130,10 +130,16 @@ class Perturber:
             The output, with its graph unless only parameters are perturbed, and its tangent `[K * N, ...]`.
 
         Raises:
+            FeedbackShapeError: The output is a number, without samples.
             TangentLostError: No tangent arrived.
         """
         if self.carrier is None:
             return output, None
+        if output.dim() == 0:
+            raise FeedbackShapeError(
+                "The output is a single number, and the rule needs one row for each sample: if a batch of one was "
+                "squeezed, let the model squeeze the last size alone, y.squeeze(-1)."
+            )
         output, tangent = self.carrier.reach_output(output)
         # Here, so that perturbed parameters are themselves again before anything is sent to them.
         self.carrier.end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from feedalign.assign import Candidate
+from feedalign.blocks import layer_names
 from feedalign.blueprint import Blueprint
 from feedalign.errors import AttachError
 from feedalign.perturber import Perturber
@@ -15,6 +16,7 @@ from feedalign.rules.weight_perturbed import WeightPerturbed
 from feedalign.store import FeedbackStore
 from feedalign.tangents import CallKey, Carrier, DualCarrier, HandCarrier, NoCarrier, find_path
 from feedalign.tangents.by_hand import hook_for
+from feedalign.tangents.dual import DualHook
 
 
 def perturber_for(plan: Blueprint, store: FeedbackStore) -> Perturber | None:
@@ -100,7 +102,7 @@ def _carrier(
 
 
 def carry_hooks(plan: Blueprint, perturber: Perturber | None) -> list[Removable]:
-    """Set the hooks of tangents carried by hand; they come before those of feedback points.
+    """Set the hooks that tangents need; they come before those of feedback points.
 
     Args:
         plan: The model read, its rules assigned.
@@ -109,6 +111,10 @@ def carry_hooks(plan: Blueprint, perturber: Perturber | None) -> list[Removable]
     Returns:
         The hooks.
     """
+    if perturber is not None and isinstance(perturber.carrier, DualCarrier) and not perturber.parameters:
+        layers = layer_names(name for name, parameter in plan.model.named_parameters() if parameter.requires_grad)
+        hooks_on = {name: plan.model.get_submodule(name) for name in layers if name}
+        return [at.register_forward_hook(DualHook(perturber.carrier, name)) for name, at in hooks_on.items()]
     if perturber is None or not isinstance(perturber.carrier, HandCarrier):
         return []
     carrier, path = perturber.carrier, perturber.carrier.path

@@ -56,20 +56,14 @@ def _sharded_class() -> type[nn.Module] | None:
     return found
 
 
-def sharded_parts(model: nn.Module) -> list[nn.Module]:
-    """Return the modules of a model that `fully_shard` was applied to."""
-    sharded = _sharded_class()
-    return [] if sharded is None else [module for module in model.modules() if isinstance(module, sharded)]
-
-
 def is_in_pieces(model: nn.Module) -> bool:
     """Whether the parameters of a model, or of a part of it, are spread over processes, by whatever wrapper."""
-    return _is_marked(model) or any(map(is_distributed_tensor, model.parameters()))
+    return any(map(_is_marked, model.modules())) or any(map(is_distributed_tensor, model.parameters()))
 
 
-def _is_marked(model: nn.Module) -> bool:
+def _is_marked(module: nn.Module) -> bool:
     """Torch marks modules that it gathers parameters for; nothing else tells from inside of the older wrapper."""
-    return any("_is_fsdp_managed_module" in module.__dict__ for module in model.modules())
+    return "_is_fsdp_managed_module" in module.__dict__
 
 
 def refuse_in_pieces(model: nn.Module) -> None:
@@ -161,8 +155,12 @@ class Shards:
         """
         if not torch.distributed.is_available() or not torch.distributed.is_initialized():
             return
-        self.parts = sharded_parts(self.model)
-        if not self.parts and _is_marked(self.model):
+        # Under DistributedDataParallel nothing is sharded, and looking takes as long as a forward of small layers.
+        modules = () if inside_distributed() else self.model.modules()
+        sharded = _sharded_class() or ()
+        found = [module for module in modules if isinstance(module, sharded) or _is_marked(module)]
+        self.parts = [module for module in found if isinstance(module, sharded)]
+        if found and not self.parts:
             raise WrappedModelError(
                 "The model is sharded by FullyShardedDataParallel, or as a part of a larger module, where the rule "
                 "cannot follow: call torch.distributed.fsdp.fully_shard on the attached model itself."
@@ -224,7 +222,7 @@ class Shards:
 
     def _refuse_uneven(self) -> None:
         """Buffers are every rank's own: nothing sends them, as DistributedDataParallel does."""
-        sums = [_checksum(buffer) for buffer in self.store.buffers() if buffer.is_floating_point()]
+        sums = [_checksum(buffer) for buffer in self.store.buffers()]
         if not sums:
             return
         for group in self._groups():
@@ -240,5 +238,6 @@ class Shards:
 
 def _checksum(tensor: Tensor) -> Tensor:
     """A number that differs where tensors differ, the same on every kind of device."""
-    bits = tensor.detach().flatten().double().view(torch.int64)
+    flat = tensor.detach().flatten()
+    bits = flat.double().view(torch.int64) if flat.is_floating_point() else flat.to(torch.int64)
     return (bits * (2 * torch.arange(len(bits), device=bits.device) + 1)).sum()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from feedalign.handle import Handle
 
 CHILD_NAME = "feedalign"
+
+Held = Literal["buffers", "parameters"]
 
 
 class FeedbackStore(nn.Module):

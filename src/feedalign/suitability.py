@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import nn
@@ -26,7 +26,7 @@ from feedalign.recurrent.point import LayerSteps
 from feedalign.remade import refuse_remade
 from feedalign.rules.control import Backprop
 from feedalign.rules.drtp import DRTP
-from feedalign.store import CHILD_NAME, FeedbackStore
+from feedalign.store import CHILD_NAME, FeedbackStore, Held
 
 
 def refuse_unattachable(model: object) -> None:
@@ -75,25 +75,56 @@ def refuse_unattachable(model: object) -> None:
         raise CompiledModelError("The model is TorchScript, which no hook can reach; attach to the Python module.")
     _refuse_compiled(model)
     refuse_remade(model)
-    _refuse_forgetful(model)
 
 
-def _refuse_forgetful(model: nn.Module) -> None:
-    """A wrapper may have the state_dict of the model inside: feedback registered on the wrapper would not be in it."""
-    if type(model).state_dict is nn.Module.state_dict:
+def refuse_unkept(model: nn.Module, holds: Collection[Held]) -> None:
+    """Raise if a model would lose what is registered on it.
+
+    Args:
+        model: The model.
+        holds: What will be: `"buffers"`, `"parameters"`, both or nothing.
+
+    Raises:
+        AttachError: It is on the meta device, or its own `state_dict` leaves something out.
+        WrappedModelError: It is a wrapper with the `state_dict` of the model inside.
+    """
+    if not holds:
         return
+    reference = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if reference is not None and reference.is_meta:
+        raise AttachError(
+            "The model is on the meta device, where tensors have no values: the feedback would be lost with them. Give "
+            "the model a device and weights first (to_empty, then its own initialization or a checkpoint), then attach."
+        )
+    if type(model).state_dict is not nn.Module.state_dict:
+        _refuse_forgetful(model, holds)
+
+
+def _refuse_forgetful(model: nn.Module, holds: Collection[Held]) -> None:
+    """A state_dict of the model's own may leave out what is registered on the model."""
     stand_in = nn.Module()
-    stand_in.register_buffer("kept", torch.empty(0))
+    if "buffers" in holds:
+        stand_in.register_buffer("any_buffers", torch.empty(0))
+    if "parameters" in holds:
+        stand_in.register_parameter("any_parameters", nn.Parameter(torch.empty(0)))
     model.add_module(CHILD_NAME, stand_in)
     try:
-        is_kept = any(key.endswith(f"{CHILD_NAME}.kept") for key in model.state_dict())
+        kept = set(model.state_dict())
     finally:
         delattr(model, CHILD_NAME)
-    if not is_kept:
+    missing = [kind for kind in sorted(holds) if not any(key.endswith(f"{CHILD_NAME}.any_{kind}") for key in kept)]
+    if not missing:
+        return
+    kind = type(model).__name__
+    if any(kept and kept == set(child.state_dict()) for child in model.children()):
         raise WrappedModelError(
-            f"The model is a wrapper ({type(model).__name__}) whose state_dict() leaves out what is registered on it, "
-            "so that checkpoints would lose the feedback. Attach to the model inside, e.g. to wrapper.module."
+            f"The model is a wrapper ({kind}) whose state_dict() leaves out what is registered on it, so that "
+            "checkpoints would lose the feedback. Attach to the model inside, e.g. to wrapper.module."
         )
+    raise AttachError(
+        f"The model ({kind}) has a state_dict() of its own, which leaves out {' and '.join(missing)} registered on the "
+        f"model, so that checkpoints would lose the feedback. Let it keep what lies under {CHILD_NAME + '.'!r}."
+    )
 
 
 def _refuse_hooked(model: nn.Module) -> None:

@@ -15,10 +15,10 @@ from feedalign.receivers import DirectReceiver, HeadReceiver, Receiver, SlopeRec
 from feedalign.recurrent.point import LayerSteps
 from feedalign.recurrent.receiver import place_steps, refuse_time_first, step_receiver
 from feedalign.report import is_drawn
-from feedalign.rules.base import DirectRule
+from feedalign.rules.base import DirectRule, EstimatingRule, LearnedRule, Perturbing, Rule, WeightRule
 from feedalign.rules.forward_gradient import SlopeRule
 from feedalign.rules.local_greedy import LocalGreedy
-from feedalign.store import key_of
+from feedalign.store import Held, key_of
 from feedalign.supply import Source
 
 
@@ -30,11 +30,13 @@ class Wiring:
         placements: How the error meets each activation that has a matrix, by the point's name.
         keys: Names in the store, by the names of points and gated layers.
         sites: The feedback points.
+        holds: What the store will hold: `"buffers"`, `"parameters"`, both or nothing.
     """
 
     placements: dict[str, Placement]
     keys: dict[str, str]
     sites: list[Site]
+    holds: frozenset[Held]
 
 
 def wire(plan: Blueprint, source: Source) -> Wiring:
@@ -61,7 +63,31 @@ def wire(plan: Blueprint, source: Source) -> Wiring:
     keys: dict[str, str] = {}
     for name in [*placements, *plan.gated]:
         keys[name] = key_of(name, set(keys.values()))
-    return Wiring(placements, keys, _sites(plan, placements, keys, projection))
+    sites = _sites(plan, placements, keys, projection)
+    return Wiring(placements, keys, sites, _held(plan, placements, projection))
+
+
+def _held(plan: Blueprint, placements: dict[str, Placement], projection: Projection | None) -> frozenset[Held]:
+    """What the store will hold: matrices, heads and weights, and the clock of rules that draw in the forward."""
+    with_matrix = [candidate.rule for candidate in plan.candidates if candidate.label in placements]
+    learned = [keeps_as_parameter(rule) for rule in with_matrix] if projection is None else []
+    gates = [gate.rule for gate in plan.gated.values()]
+    is_clocked = has_clock(plan) or any(rule.redraws for rule in gates)
+    has_buffers = is_clocked or not all(learned) or any(map(is_drawn, gates))
+    kinds: dict[Held, bool] = {"buffers": has_buffers, "parameters": any(learned)}
+    return frozenset(kind for kind, is_held in kinds.items() if is_held)
+
+
+def keeps_as_parameter(rule: Rule) -> bool:
+    """Whether the user's optimizer trains what is drawn for a rule."""
+    if isinstance(rule, EstimatingRule) and rule.keeps_average:
+        return False
+    return isinstance(rule, (LocalGreedy, LearnedRule))
+
+
+def has_clock(plan: Blueprint) -> bool:
+    """Whether a rule draws perturbations in the forward."""
+    return any(isinstance(rule, (Perturbing, WeightRule)) for rule in plan.rules.values())
 
 
 def _refuse_projection(plan: Blueprint) -> None:

@@ -27,20 +27,20 @@ def check_model(options: CheckOptions) -> int:
         options: Of the command.
 
     Returns:
-        0: the rule teaches all below the output; 1: it does not.
+        0: the verdict is fine; 1: it is not.
 
     Raises:
         SettingError: There is no such model, or a name that is given is none of its modules.
         UnknownNameError: There is no such rule.
     """
     rule = make_rule(options.rule, "classification")
-    # What a factory prints is no part of the result.
+    points = list(options.points) or None
+    # What a factory and a forward print is no part of the result.
     with redirect_stdout(sys.stderr):
         model, example_inputs = _load(options.target)
-    _refuse_unknown(model, "--points", options.points)
-    _refuse_unknown(model, "--output", () if options.output is None else (options.output,))
-    points = list(options.points) or None
-    found = fa.check(model, example_inputs, rule, points=points, output=options.output)
+        _refuse_unknown(model, "--points", options.points)
+        _refuse_unknown(model, "--output", () if options.output is None else (options.output,))
+        found = fa.check(model, example_inputs, rule, points=points, output=options.output)
     print(to_json(found.to_dict()).rstrip() if options.json else found)
     return _EXIT_FINE if found.ok else _EXIT_NOT_ALL_TAUGHT
 

@@ -123,6 +123,30 @@ def test_a_single_sample_squeezed_to_a_number_is_no_loss() -> None:
     assert_says(refusal_of(lambda: model(x[:1])), errors.FeedbackShapeError, "positions ()")
 
 
+class InADict(SqueezesAll):
+    def forward(self, inputs: dict[str, list[Tensor]]) -> Tensor:
+        return super().forward(inputs["x"][0])
+
+
+@pytest.mark.parametrize("rule", [fa.Shallow(), fa.NoisyBackprop()], ids=repr)
+@pytest.mark.parametrize("way", ["by name", "in a dict"])
+def test_a_single_sample_is_found_wherever_it_is(rule: fa.Rule, way: str) -> None:
+    model, given = (SqueezesAll(), {"x": x}) if way == "by name" else (InADict(), ({"x": [x]},))
+    fa.attach(model, rule, example_inputs=given)
+    (model(x=x[:1]) if way == "by name" else model({"x": [x[:1]]})).backward()
+    assert model.head.weight.grad.any()
+
+
+@pytest.mark.parametrize(
+    "rule", [fa.WeightPerturbed(), fa.WeightPerturbed(per="sample"), fa.ActivityPerturbed(), *LEARNED], ids=repr
+)
+def test_rules_that_count_samples_refuse_a_number(rule: fa.Rule) -> None:
+    model = SqueezesAll()
+    fa.attach(model, rule, example_inputs=x, **not_from_zero(rule))
+    words = ["positions ()"] if isinstance(rule, fa.DKP) else ["single number", "squeeze(-1)"]
+    assert_says(refusal_of(lambda: model(x[:1])), errors.FeedbackShapeError, *words)
+
+
 @pytest.mark.parametrize("rule", [fa.DFA(), fa.NoisyBackprop()], ids=repr)
 def test_a_loss_in_the_place_of_the_output_is_refused(rule: fa.Rule) -> None:
     class Losing(Perceptron):

@@ -208,3 +208,58 @@ def test_a_model_without_values_is_refused(rule: fa.Rule) -> None:
     with pytest.raises(errors.AttachError, match=r"meta device.*then attach"):
         fa.attach(model, rule, example_inputs=x.to("meta"))
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+class KeepsParameters(Perceptron):
+    """Its checkpoints hold no buffers."""
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        names = dict(self.named_parameters())
+        return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in names}
+
+
+@pytest.mark.parametrize("rule", [fa.DFA(), fa.FA(), fa.WeightPerturbed()], ids=repr)
+def test_a_state_dict_of_the_models_own_that_would_lose_the_feedback_is_refused(rule: fa.Rule) -> None:
+    words = ("KeepsParameters", "state_dict() of its own", "leaves out buffers", "'feedalign.'")
+    assert_refused(KeepsParameters(), errors.AttachError, *words, rule=rule, example_inputs=x)
+
+
+class KeepsBuffers(Perceptron):
+    """Its checkpoints hold buffers alone."""
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        names = dict(self.named_buffers())
+        return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in names}
+
+
+EVERY_RULE = [rule() for rule in fa.ALL_RULES] + [fa.FDFA(update="ema")]
+
+
+@pytest.mark.parametrize("rule", EVERY_RULE, ids=repr)
+def test_a_state_dict_of_the_models_own_is_refused_only_where_it_loses_something(rule: fa.Rule) -> None:
+    store = fa.attach(Perceptron(), rule, example_inputs=x).store
+    for model, lost in ((KeepsParameters(), store.buffers()), (KeepsBuffers(), store.parameters())):
+        if any(True for _ in lost):
+            assert_refused(model, errors.AttachError, "state_dict() of its own", rule=rule, example_inputs=x)
+        else:
+            fa.attach(model, rule, example_inputs=x)
+
+
+class Forwarding(nn.Module):
+    """A wrapper with the state_dict of the model inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = Perceptron()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.module(x)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return self.module.state_dict(*args, **kwargs)
+
+
+def test_a_wrapper_with_the_state_dict_of_the_model_inside_is_refused() -> None:
+    words = ("a wrapper (Forwarding)", "Attach to the model inside")
+    assert_refused(Forwarding(), errors.WrappedModelError, *words, example_inputs=x)
+    fa.attach(Forwarding().module, fa.DFA(), example_inputs=x)

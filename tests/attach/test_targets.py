@@ -93,6 +93,32 @@ def test_every_training_forward_needs_targets_of_its_own() -> None:
     model(x)
 
 
+class Redirected(Perceptron):
+    """Its step runs in the place of its forward, as wrappers of trainers do it, and gives the targets itself."""
+
+    is_redirected = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.is_redirected:
+            return super().forward(x)
+        self.is_redirected = False
+        fa.handle_of(self).targets(y)
+        return F.cross_entropy(self(x), y)
+
+
+def test_targets_may_be_given_within_a_forward_that_calls_the_model() -> None:
+    model, plain = Redirected(), Perceptron()
+    for one in (model, plain):
+        fa.attach(one, fa.DRTP(), example_inputs=x)
+    for _ in range(2):
+        model.is_redirected = True
+        model(x).backward()
+        fa.handle_of(plain).targets(y)
+        F.cross_entropy(plain(x), y).backward()
+    for mine, wanted in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, wanted.grad)
+
+
 def test_evaluation_needs_no_targets_and_uses_none_up() -> None:
     model, handle = streaming()
     handle.targets(y)

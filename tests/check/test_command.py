@@ -37,6 +37,16 @@ def skip():
     return Skip(), torch.randn(2, 3, 6)
 
 
+class Talks(nn.Sequential):
+    def forward(self, x):
+        print("a word from the forward")
+        return super().forward(x)
+
+
+def talks():
+    return Talks(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)), torch.randn(2, 4)
+
+
 class Holder:
     make = staticmethod(fine)
 
@@ -98,6 +108,13 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["ok"]
     assert found["rule"] == "FA()"
     assert [row["layer"] for row in found["layers"]] == ["0", "2"]
+
+
+def test_what_a_forward_prints_is_no_part_of_the_result(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "nets:talks", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["ok"]
+    assert "a word from the forward" in err
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

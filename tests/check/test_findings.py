@@ -59,6 +59,29 @@ def test_a_leak_makes_it_partly() -> None:
     )
 
 
+class KeepsTrainable(nn.Module):
+    """Its checkpoints hold what is trained, as those of adapters do."""
+
+    num_asked = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = mlp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        self.num_asked += 1
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in trained}
+
+
+class KeepsNothing(KeepsTrainable):
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {}
+
+
 REFUSED = [
     (lambda: torch.jit.script(mlp()), torch.randn(2, 6), fa.DFA(), {}),
     (TransformerEncoder, tokens(), fa.DFA(), {}),
@@ -79,6 +102,13 @@ REFUSED = [
     (lambda: nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2)), torch.randn(2, 6), fa.LocalGreedy(), {}),
     (lambda: nn.Linear, torch.randn(2, 6), fa.DFA(), {}),
     (lambda: "model", torch.randn(2, 6), fa.DFA(), {}),
+    (lambda: mlp().to("meta"), torch.randn(2, 6).to("meta"), fa.DFA(), {}),
+    (lambda: mlp().to("meta"), torch.randn(2, 6).to("meta"), fa.FA(), {}),
+    (lambda: mlp().to("meta"), torch.randn(2, 6).to("meta"), fa.FDFA(), {}),
+    (Skip, vectors(), {"fc": fa.FDFA(num_perturbations=2), "*": fa.ActivityPerturbed()}, {}),
+    (lambda: Skip().to("meta"), vectors().to("meta"), fa.WeightPerturbed(per="sample", num_perturbations=2), {}),
+    (KeepsTrainable, torch.randn(2, 6), fa.DFA(), {}),
+    (KeepsNothing, torch.randn(2, 6), fa.DKP(), {}),
 ]
 
 
@@ -96,6 +126,31 @@ def test_where_attach_raises_its_sentence_is_told(make: Any, inputs: Any, rule: 
     for suggestion in found.suggestions:
         fa.attach(model, rule, example_inputs=inputs, **{**options, **suggestion.arguments}).remove()
     assert (found.assumed is None) == (not found.suggestions)
+
+
+@pytest.mark.parametrize("rule", [fa.Shallow(), fa.Backprop(), fa.USF()], ids=repr)
+@pytest.mark.parametrize("make", [KeepsTrainable, lambda: mlp().to("meta")])
+def test_a_rule_that_holds_nothing_loses_nothing(make: Any, rule: fa.Rule) -> None:
+    model = make()
+    inputs = torch.randn(2, 6, device=next(model.parameters()).device)
+    assert fa.check(model, inputs, rule).ok
+    fa.attach(model, rule, example_inputs=inputs)
+
+
+def test_a_state_dict_of_the_models_own_is_asked_once() -> None:
+    model = KeepsTrainable()
+    found = fa.check(model, torch.randn(2, 6), points="body.1")
+    assert found.refusal is not None
+    assert model.num_asked == 1
+    assert [row.layer for row in found.layers] == ["body.0", "body.2", "body.4"]
+
+
+def test_where_the_way_out_is_refused_in_turn_that_is_said() -> None:
+    model = LossAlone().to("meta")
+    found = fa.check(model, {name: value.to("meta") for name, value in labelled().items()})
+    assert found.refusal is not None
+    assert found.refusal.startswith("OutputError")
+    assert "with what is suggested attach raises AttachError: The model is on the meta device" in notes(found)
 
 
 def test_a_rule_that_is_attached_already_is_left_attached() -> None:
@@ -231,6 +286,7 @@ def test_layers_that_nothing_teaches_have_a_reason() -> None:
     assert found.layer("spare").why == "does not run on the example inputs"
     assert "frozen (requires_grad=False): stem" in notes(found)
     assert found.verdict == "partly"
+    assert "partly: nothing teaches 2 of 5 layers; 1 of 5 layers does not run\n" in str(found)
 
 
 def test_a_model_of_one_layer_has_nothing_to_teach() -> None:
@@ -245,13 +301,16 @@ def test_unused_layers_do_not_spoil_the_verdict() -> None:
     holder = nn.Module()
     holder.add_module("spare", nn.Linear(2, 2))
     model[4].add_module("unused", holder)
-    assert fa.check(model).ok
+    found = fa.check(model)
+    assert found.ok
+    assert "fine: 1 of 4 layers does not run\n" in str(found)
 
 
 def test_shallow_teaches_nothing_on_purpose() -> None:
     found = fa.check(mlp(), rule=fa.Shallow())
     assert found.ok
     assert found.layer("0") == fa.LayerCheck("0", (), ("1",), why="the rule sends no signal to its points, on purpose")
+    assert "fine: the rule sends no signal to 2 of 3 layers, on purpose\n" in str(found)
     assert fa.check(Skip(), vectors(), fa.Shallow()).verdict == "partly"
 
 

@@ -64,6 +64,8 @@ def test_models_without_values_are_read_too() -> None:
         model = mlp()
     found = fa.check(model)
     assert found.layers == fa.check(mlp()).layers
+    assert found.refusal is not None
+    assert "meta device" in found.refusal
     assert all(parameter.is_meta for parameter in model.parameters())
 
 

@@ -219,6 +219,7 @@ def refusals(rank: int) -> dict[str, str]:
     streaming = sharded(attached(Perceptron, fa.DRTP(), x))
     fa.handle_of(streaming).targets(y)
     uneven = attached(Perceptron, fa.DFA(), x, generator=torch.Generator().manual_seed(rank))
+    drawn_apart = attached(Perceptron, fa.BRSF(), x, generator=torch.Generator().manual_seed(rank))
     stored_apart = attached(Perceptron, fa.DKP(), x)
     sharded(stored_apart, [fa.handle_of(stored_apart).store])
     at_the_end = attached(sequential, fa.DKP(), x)
@@ -236,6 +237,7 @@ def refusals(rank: int) -> dict[str, str]:
         "part": refusal_of(lambda: fa.attach(part, fa.DFA(), example_inputs=x)),
         "streaming": refusal_of(lambda: streaming(x)),
         "uneven": refusal_of(lambda: sharded(uneven)(x)),
+        "drawn apart": refusal_of(lambda: sharded(drawn_apart)(x)),
         "stored apart": refusal_of(lambda: stored_apart(x)),
         "at the end": refusal_of(lambda: at_the_end(x)),
     }

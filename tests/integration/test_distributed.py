@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 import feedalign as fa
 from integration.distributed_worker import TRAINED, data_for, seeded_model
@@ -163,3 +166,17 @@ def test_accumulation_without_synchronisation_learns_alike(ranks: list[dict[str,
 def test_what_cannot_work_is_refused(ranks: list[dict[str, Any]], what: str, words: tuple[str, ...]) -> None:
     for seen in ranks:
         assert all(word in seen["refusals"][what] for word in words), seen["refusals"][what]
+
+
+@pytest.mark.parametrize("wrap", [DistributedDataParallel, lambda model: model], ids=["wrapped", "as it is"])
+def test_the_modules_are_walked_once_at_most_in_a_forward(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        model = single("perceptron", fa.DFA())
+        whole = wrap(model)
+        whole(data_for("perceptron")[0])
+        with mock.patch.object(model, "modules", wraps=model.modules) as walked:
+            whole(data_for("perceptron")[0])
+    finally:
+        dist.destroy_process_group()
+    assert walked.call_count == (0 if isinstance(whole, DistributedDataParallel) else 1)

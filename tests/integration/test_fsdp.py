@@ -190,6 +190,7 @@ REFUSALS = {
     "part": ("WrappedModelError", "sharded already", "Attach", "first", "then call fully_shard"),
     "streaming": ("StreamingError", "fully_shard", "handle.targets(None)"),
     "uneven": ("WrappedModelError", "different feedback", "same generator"),
+    "drawn apart": ("WrappedModelError", "different feedback", "same generator"),
     "stored apart": ("WrappedModelError", "learned feedback of 'act1'", "handle.store"),
     "at the end": ("WrappedModelError", "learned feedback of", "reshard_after_forward=False"),
     **{rule.name: ("WrappedModelError", f"fa.{rule.__name__}", "DistributedDataParallel") for rule in IN_FULL},

@@ -11,13 +11,13 @@ from feedalign.blocks import layer_of
 from feedalign.checking.example import inputs_of
 from feedalign.checking.suggest import Search, suggest
 from feedalign.checking.trial import Trial, attempt
-from feedalign.checking.verdict import Check, LayerCheck, Teacher, Verdict, short
+from feedalign.checking.verdict import UNUSED, Check, LayerCheck, Teacher, Verdict, short
 from feedalign.describe import Row
 from feedalign.errors import FeedalignError
 from feedalign.points import Points
 from feedalign.probe import Inputs
 from feedalign.rules.dfa import DFA
-from feedalign.suitability import refuse_unattachable
+from feedalign.suitability import refuse_unattachable, refuse_unkept
 
 _DEFAULT_RULE = DFA()
 
@@ -64,10 +64,15 @@ def check(
     shown = search.trial
     layers = _layers(shown)
     notes += _notes(model, search)
+    # Asked once, and not in every trial: it runs a state_dict of the model's own.
+    refusal, unkept = trial.refusal, _unkept(model, shown)
+    if refusal is not None and unkept is not None:
+        notes.append(f"with what is suggested attach raises {_sentence(unkept)}")
+    refusal = refusal or unkept
     return Check(
         names if shown.description is None else shown.description.rule,
-        _verdict(trial, layers),
-        None if trial.refusal is None else _sentence(trial.refusal),
+        "refused" if refusal is not None else _verdict(layers, shown),
+        None if refusal is None else _sentence(refusal),
         shown.output,
         search.suggestions[0] if trial.refusal is not None and search.suggestions else None,
         shown.points if shown.refusal is None else (),
@@ -77,13 +82,20 @@ def check(
     )
 
 
+def _unkept(model: nn.Module, trial: Trial) -> FeedalignError | None:
+    """What `attach` raises at last, where all else is well, if the model would lose its feedback."""
+    try:
+        refuse_unkept(model, () if trial.refusal is not None else trial.holds)
+    except FeedalignError as error:
+        return error
+    return None
+
+
 def _sentence(error: FeedalignError) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _verdict(trial: Trial, layers: Sequence[LayerCheck]) -> Verdict:
-    if trial.refusal is not None:
-        return "refused"
+def _verdict(layers: Sequence[LayerCheck], trial: Trial) -> Verdict:
     excused = {*trial.unreached.unused}
     if not trial.cuts:
         # Where nothing is cut, the loss on another result is sent down by the same rule.
@@ -136,7 +148,7 @@ def _reasons(trial: Trial) -> dict[str, str]:
     lost = "no gradient leads to it from the output: a detach(), no_grad(), or a result that is not used"
     why = {
         # The model itself runs; whether it uses parameters of its own cannot be told.
-        layer: lost if layer == "(model)" else "does not run on the example inputs"
+        layer: lost if layer == "(model)" else UNUSED
         for layer in trial.unreached.unused
     }
     why |= dict.fromkeys(trial.unreached.hidden, "runs without gradients, as under torch.no_grad()")

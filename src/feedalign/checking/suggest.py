@@ -40,7 +40,7 @@ class Search:
 
 
 def suggest(
-    model: nn.Module, example_inputs: Inputs | None, trial: Trial, look: Look, points: Points | None, output: str | None
+    model: nn.Module, example_inputs: Inputs, trial: Trial, look: Look, points: Points | None, output: str | None
 ) -> Search:
     """Search for arguments that work better than those given.
 
@@ -55,7 +55,7 @@ def suggest(
     Returns:
         What was found.
     """
-    if isinstance(trial.refusal, OutputError) and output is None and example_inputs is not None:
+    if isinstance(trial.refusal, OutputError) and output is None:
         return _search_outputs(model, example_inputs, trial, look, points)
     found = _better_points(trial, look, points, output)
     shown = found[0][1] if found and trial.refusal is not None else trial

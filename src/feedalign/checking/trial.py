@@ -25,7 +25,7 @@ from feedalign.rules.base import DirectRule, PointRule
 from feedalign.rules.control import Shallow
 from feedalign.rules.drtp import DRTP
 from feedalign.rules.local_greedy import LocalGreedy
-from feedalign.store import FeedbackStore
+from feedalign.store import FeedbackStore, Held
 from feedalign.suitability import leaks, mend, refuse_unattachable
 from feedalign.tangents import DualCarrier
 from feedalign.wiring import placement_at, wire
@@ -57,6 +57,7 @@ class Trial:
         longest: Through how many layers' true weights a signal reaches a layer, at most.
         unreached: Layers to which no signal comes.
         beside: What the model returns beside the output.
+        holds: What would be registered on the model; whether the model would keep it is asked elsewhere.
     """
 
     refusal: FeedalignError | None
@@ -78,6 +79,7 @@ class Trial:
     longest: int = 0
     unreached: Unreached = _NOTHING
     beside: tuple[Beside, ...] = ()
+    holds: frozenset[Held] = frozenset()
 
 
 def attempt(model: nn.Module, rule: Rules, example_inputs: Inputs, points: Points | None, output: str | None) -> Trial:
@@ -103,7 +105,7 @@ def attempt(model: nn.Module, rule: Rules, example_inputs: Inputs, points: Point
             finally:
                 for forward in list(recurrent):
                     forward.remove()
-        if needs_rehearsal:
+        if needs_rehearsal and not any(parameter.is_meta for parameter in model.parameters()):
             # Whether each operation has a forward-mode derivative shows where the rule runs, and nowhere else.
             attach(model, rule, example_inputs=example_inputs, points=points, output=output).remove()
     except FeedalignError as error:
@@ -113,10 +115,11 @@ def attempt(model: nn.Module, rule: Rules, example_inputs: Inputs, points: Point
 
 def _found(plan: Blueprint, graph: Graph) -> tuple[Trial, bool]:
     """What came of it, and whether the rule must run to know the rest."""
-    refusal, description, perturber = None, None, None
+    refusal, description, perturber, holds = None, None, None, frozenset[Held]()
     try:
         refuse_unsuited(plan, graph, strict=False)
-        placements = wire(plan, None).placements
+        wiring = wire(plan, None)
+        placements, holds = wiring.placements, wiring.holds
         perturber = perturber_for(plan, FeedbackStore())
         description = report(plan, placements, None, perturber)[0]
     except FeedalignError as error:
@@ -145,6 +148,7 @@ def _found(plan: Blueprint, graph: Graph) -> tuple[Trial, bool]:
         longest=max((len(via) for candidate in cutting for via in candidate.block.via.values()), default=0),
         unreached=unreached(plan),
         beside=tuple(beside_the_output(plan, graph)),
+        holds=holds,
     )
     return trial, perturber is not None and isinstance(perturber.carrier, DualCarrier)
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 Verdict = Literal["fine", "partly", "refused"]
 Teacher = Literal["rule", "error", "backprop"]
+UNUSED = "does not run on the example inputs"
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,9 @@ class Check:
 
     Attributes:
         rule: The rule or rules.
-        verdict: `"fine"`: the rule teaches all that is below the output. `"partly"`: exact backprop reaches layers
-            around the rule, or nothing teaches them. `"refused"`: `attach` raises.
+        verdict: `"fine"`: all layers that run below the output are taught as the rule means to, which under `Backprop`
+            is by exact gradients and under `Shallow` not at all. `"partly"`: exact backprop reaches layers around the
+            rule, or nothing teaches them. `"refused"`: `attach` raises.
         refusal: The error that `attach` raises, as `"OutputError: sentence"`; None where it raises none.
         output: Where the error is taken; None where that could not be told.
         assumed: If `attach` raises, the suggestion that all the rest is about; None: there is no rest, or it is about
@@ -90,7 +92,7 @@ class Check:
 
     @property
     def ok(self) -> bool:
-        """Whether the rule teaches all that is below the output."""
+        """Whether the verdict is `"fine"`: nothing to mend."""
         return self.verdict == "fine"
 
     def layer(self, name: str) -> LayerCheck:
@@ -118,9 +120,14 @@ class Check:
             return f"attach raises {self.refusal}"
         total = f"of {counted(len(self.layers), 'layer')}"
         num_leaking = sum(bool(row.leaks) for row in self.layers)
-        num_untaught = sum(not row.taught_by for row in self.layers)
+        untaught = [row for row in self.layers if not row.taught_by]
+        unsent = [row for row in untaught if row.points]
+        unused = [row for row in untaught if row.why == UNUSED]
+        num_left = len(untaught) - len(unsent) - len(unused)
         found = [f"exact backprop reaches {num_leaking} {total} around the rule"] if num_leaking else []
-        found += [f"nothing teaches {num_untaught} {total}"] if num_untaught else []
+        found += [f"nothing teaches {num_left} {total}"] if num_left else []
+        found += [f"the rule sends no signal to {len(unsent)} {total}, on purpose"] if unsent else []
+        found += [f"{len(unused)} {total} {'does' if len(unused) == 1 else 'do'} not run"] if unused else []
         below = {teacher for row in self.layers for teacher in row.taught_by} - {"error"}
         means = "exact gradients teach" if below == {"backprop"} else "the rule teaches"
         return "; ".join(found) or f"{means} every layer below the output"

@@ -55,6 +55,7 @@ def stream_through(forward: StepwiseForward, circuit: Circuit, batch: Batch) -> 
     Returns:
         What the module returns; of the output sequence only the end is kept.
     """
+    circuit.begin_stream()
     stream, steps = circuit.stream, batch.form.steps
     assert stream is not None
     layers = range(forward.module.num_layers)

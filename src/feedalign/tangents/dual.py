@@ -7,10 +7,12 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from feedalign.errors import CheckpointingError, CompiledModelError, ForwardModeError
+from feedalign.nested import named_tensors
 from feedalign.tangents.carrier import CallKey, Carrier
 from feedalign.transforms import inside_checkpointing, inside_compiled, inside_transform
 
@@ -96,14 +98,28 @@ class DualCarrier(Carrier):
         """See `Carrier`."""
         # A part of the model may be compiled on its own.
         self._refuse_compiled()
-        tangent = forward_ad.unpack_dual(activation).tangent
-        if tangent is not None and tangent.requires_grad and inside_checkpointing():
+        self.refuse_checkpointing(call[0], activation)
+        return split(activation)
+
+    def refuse_checkpointing(self, module: str, output: Tensor) -> None:
+        """Raise if activation checkpointing will run again what made a tangent, where there is no tangent any more.
+
+        Args:
+            module: The module's name.
+            output: What it returned.
+
+        Raises:
+            CheckpointingError: It will; torch would notice in the backward that other tensors are saved.
+        """
+        if not inside_checkpointing():
+            return
+        tangent = forward_ad.unpack_dual(output).tangent
+        if tangent is not None and tangent.requires_grad:
             raise CheckpointingError(
-                f"Tangents travel as dual tensors in this model, because {self.why}; on their way to {call[0]!r} more "
+                f"Tangents travel as dual tensors in this model, because {self.why}; on their way to {module!r} more "
                 "is saved for the backward than activation checkpointing would save again. Leave checkpointing out, "
                 "or use modules whose tangents are carried by hand (see handle.describe())."
             )
-        return split(activation)
 
     def leave(self, call: CallKey, activation: Tensor, tangent: Tensor | None) -> Tensor:
         """See `Carrier`."""
@@ -114,6 +130,20 @@ class DualCarrier(Carrier):
     def reach_output(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
         """See `Carrier`."""
         return split(output)
+
+
+class DualHook:
+    """Forward hook of a layer that tangents pass: a part without feedback points may be checkpointed, too."""
+
+    def __init__(self, carrier: DualCarrier, layer: str) -> None:
+        self.carrier, self.layer = carrier, layer
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
+        """Look at what the layer returned."""
+        del module, args
+        if self.carrier.is_running and not torch.compiler.is_compiling():
+            for _, tensor in named_tensors(output):
+                self.carrier.refuse_checkpointing(self.layer, tensor)
 
 
 def _import_quietly() -> None:

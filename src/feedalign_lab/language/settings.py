@@ -28,8 +28,8 @@ class SizeSetting:
 
 SIZES: Mapping[str, SizeSetting] = {
     # Rates: the best in short runs on the beginning of the novels, of 3e-4, 1e-3, 3e-3 under DFA, of 1e-3, 3e-3, 1e-2
-    # under backprop, of 1e-3, 3e-3, 1e-2, 3e-2 in shallow training, where 1e-2 was as good there and worse after a whole
-    # epoch. That of plateaus is twice DFA's, as in the paper.
+    # under backprop, of 1e-3, 3e-3, 1e-2, 3e-2 in shallow training; there 1e-2 was as good, but worse after an epoch.
+    # That of plateaus is twice DFA's, as in the paper.
     "small": SizeSetting(
         TransformerSize(num_layers=4, num_heads=4, width=128, inner_width=512),
         vocab_size=2048,
