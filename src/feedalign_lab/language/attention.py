@@ -1,5 +1,6 @@
 """Causal attention, and what may stand in its place: Synthesizers and fixed patterns."""
 
+from abc import ABC, abstractmethod
 from typing import Literal, get_args
 
 import torch
@@ -16,7 +17,7 @@ NUM_FIXED_PATTERNS = 4
 _STEEPNESS = 3
 
 
-class CausalAttention(nn.Module):
+class CausalAttention(nn.Module, ABC):
     """Each position reads the values at itself and before it, `[N, T, width]` to `[N, T, width]`, in several heads.
 
     A subclass says with what weights.
@@ -39,9 +40,9 @@ class CausalAttention(nn.Module):
         made: Tensor = self.out(read.transpose(1, 2).flatten(2))
         return made
 
+    @abstractmethod
     def attend(self, x: Tensor, values: Tensor) -> Tensor:
         """Return the weighted values of each head, `[N, heads, T, width / heads]`."""
-        raise NotImplementedError
 
     def in_heads(self, projected: Tensor) -> Tensor:
         """Split `[N, T, width]` into heads, `[N, heads, T, width / heads]`."""
