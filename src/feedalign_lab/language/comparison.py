@@ -257,9 +257,10 @@ def _run(
     plan = comparison.plan
     learner = make_learner(plan, choice, rate, tokens.vocab_size, device)
     run = train(learner, plan, rate, parts, *watch(choice.name, rate, num_steps(plan, parts)))
-    if run.evaluations:
-        run = replace(run, sample=_sample(learner, tokens, plan.seed, sampling))
+    # Before it writes, so that Ctrl-C leaves it there.
     comparison.runs.append(run)
+    if run.evaluations:
+        run = comparison.runs[-1] = replace(run, sample=_sample(learner, tokens, plan.seed, sampling))
     _write(comparison, folder)
     if run.evaluations and comparison.best()[run.rule] is run:
         learner.handle.remove()

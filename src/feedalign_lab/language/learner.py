@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +66,7 @@ class LanguageLearner:
         """Return a context in which attention has what the rule needs: fused, it takes no tangents along."""
         return _kernels_for(self.choice)
 
-    @property
+    @cached_property
     def weights(self) -> list[nn.Parameter]:
         """The model's own parameters, without feedback that a rule learns."""
         learned = {id(parameter) for parameter in self.handle.store.parameters()}

@@ -75,8 +75,11 @@ def train(
     if state.best is None:
         return run
     learner.model.load_state_dict(state.best)
-    test = perplexity(mean_loss(learner.model, parts.test.inputs, parts.test.targets))
-    return replace(run, test_perplexity=test, angles=angles(learner, parts.validation))
+    try:
+        test = perplexity(mean_loss(learner.model, parts.test.inputs, parts.test.targets))
+        return replace(run, test_perplexity=test, angles=angles(learner, parts.validation))
+    except KeyboardInterrupt:
+        return replace(run, status="interrupted", message="interrupted while the trained model was measured")
 
 
 def _epochs(

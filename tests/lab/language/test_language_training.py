@@ -174,6 +174,16 @@ def test_interrupted_runs_keep_what_was_done() -> None:
     assert "after 16 steps" in run.message
 
 
+def test_a_run_that_is_interrupted_while_it_is_measured_keeps_its_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "angles", interrupted)
+    _, run = trained("dfa-macro")
+    assert run.status == "interrupted"
+    assert len(run.evaluations) == 2
+
+
 def test_diverged_runs_say_so() -> None:
     plan = plan_of("backprop", rate=1e30)
     run = train(learner_of(plan, 1e30), plan, 1e30, parts())
