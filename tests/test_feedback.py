@@ -150,7 +150,10 @@ def test_a_shared_matrix_needs_one_number_of_outputs() -> None:
 def test_layers_of_one_size_share_their_feedback_in_an_attached_model() -> None:
     problem = Problem(widths=(5, 7, 7, 4))
     handle = fa.attach(problem.model(), fa.DFA(), example_inputs=problem.inputs(), feedback=fa.SharedSlice())
-    assert torch.equal(handle.store.feedback("act1"), handle.store.feedback("act2"))
+    first, second = handle.feedback_at("act1"), handle.feedback_at("act2")
+    assert first is not None
+    assert second is not None
+    assert torch.equal(first, second)
 
 
 def test_presets_are_the_choices_of_their_papers() -> None:

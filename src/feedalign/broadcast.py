@@ -25,6 +25,7 @@ class Plan:
         error_axis: Where the features of the output are.
         at_output: Who makes what the output layer receives; None: it receives the error itself.
         num_perturbations: K.
+        num_backwards: How many errors have come, in eager code.
         rules: The rules that look at the error, once each.
         reads_output: Whether any of them needs the output beside the error.
     """
@@ -53,8 +54,10 @@ class Plan:
             ErrorFormError: A rule cannot be computed from this error. Compiled code raises RuntimeError instead.
         """
         compiling = torch.compiler.is_compiling()
-        if not compiling and (is_batched(error) or not self._is_due()):
-            return
+        if not compiling:
+            self.num_backwards += 1
+            if is_batched(error) or not self._is_due():
+                return
         for rule in self.rules:
             required = rule.requirement(error, output)
             if required is None:
@@ -66,7 +69,6 @@ class Plan:
                 raise ErrorFormError(otherwise)
 
     def _is_due(self) -> bool:
-        self.num_backwards += 1
         return self.num_backwards & (self.num_backwards - 1) == 0
 
 

@@ -29,7 +29,7 @@ from feedalign.supply import Source, supply
 from feedalign.tangents.path import without_views
 from feedalign.transforms import forget_compiled_code
 from feedalign.untrained import FeedbackWatch
-from feedalign.wiring import has_clock, keeps_as_parameter, wire
+from feedalign.wiring import Wiring, has_clock, keeps_as_parameter, wire
 
 
 def build(plan: Blueprint, source: Source, draws: Generator) -> Handle:
@@ -53,7 +53,7 @@ def build(plan: Blueprint, source: Source, draws: Generator) -> Handle:
     perturber = perturber_for(plan, store)
     refuse_unkept(plan.model, wiring.holds)
     placements, keys, sites = wiring.placements, wiring.keys, wiring.sites
-    _fill(store, plan, source, draws, placements, keys)
+    _fill(store, plan, source, draws, wiring)
     called = {(site.module, site.index) for site in sites}
     modules = {site.module for site in sites}
     silent = {(c.module, c.index) for c in plan.probe.calls if c.module in modules} - called
@@ -123,13 +123,15 @@ def _fill(
     plan: Blueprint,
     source: Source,
     draws: Generator,
-    placements: dict[str, Placement],
-    keys: dict[str, str],
+    wiring: Wiring,
 ) -> None:
-    matrices = {} if isinstance(source, Projection) else _draw(plan, source, draws, placements)
+    keys = wiring.keys
+    matrices = {} if isinstance(source, Projection) else _draw(plan, source, draws, wiring.placements)
     rule_at = {candidate.label: candidate.rule for candidate in plan.candidates}
     for name, matrix in matrices.items():
-        _hold(store, keys[name], matrix, rule_at.get(name))
+        share = wiring.shares.get(name)
+        if share is None or share.holder == name:
+            _hold(store, keys[name], matrix, rule_at.get(name))
     redrawn = [keys[name] for name, gate in plan.gated.items() if gate.rule.redraws]
     store.redraw_at_every_forward(redrawn)
     if redrawn or has_clock(plan):

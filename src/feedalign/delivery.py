@@ -24,12 +24,13 @@ class Site:
     """One feedback point: one call of one module.
 
     Attributes:
-        key: Name of its feedback in the store.
+        key: Its name among taps, and in the store that of what the rule draws for it.
         module: The module's name.
         index: Which of the module's calls in a forward.
         rule: Who teaches here: a rule that sends signals, or one that cuts and sends nothing.
         receiver: How signals reach it; None where none is sent.
         parameters: Names of the parameters it teaches.
+        held: Name in the store of the matrix that makes its signals: its own, or one that several points share.
     """
 
     key: str
@@ -38,6 +39,7 @@ class Site:
     rule: Rule
     receiver: Receiver | None
     parameters: tuple[str, ...]
+    held: str
 
     @property
     def call(self) -> CallKey:
@@ -70,7 +72,7 @@ def held_by(store: FeedbackStore, site: Site) -> tuple[Tensor, ...]:
     if isinstance(site.receiver, HeadReceiver):
         return store.feedback(site.key), store.feedback(bias_key(site.key))
     if isinstance(site.receiver, DirectReceiver) and site.receiver.projection is None:
-        return (store.feedback(site.key),)
+        return (store.feedback(site.held),)
     return ()
 
 

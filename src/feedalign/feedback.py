@@ -189,11 +189,19 @@ class SharedSlice(Draw):
         widths = [math.prod(shape[1:]) for shape in shapes]
         largest = max(widths, default=0)
         shared = _uniform((shapes[0][0], largest), 1.0, generator) if shapes else torch.empty(0)
-        sizes = widths if self.normalisation == "layer" else [largest] * len(widths)
         return [
-            (shared[:, :width] / math.sqrt(size)).reshape(shape)
-            for shape, width, size in zip(shapes, widths, sizes, strict=True)
+            (shared[:, :width] / math.sqrt(self.size(width, largest))).reshape(shape)
+            for shape, width in zip(shapes, widths, strict=True)
         ]
+
+    def size(self, width: int, largest: int) -> int:
+        """Return the number of features by whose square root a layer's columns are divided.
+
+        Args:
+            width: Features of the layer.
+            largest: Features of the largest layer.
+        """
+        return width if self.normalisation == "layer" else largest
 
     def draw(self, shape: Shape, generator: Generator) -> Tensor:
         """Draw one matrix of the given shape."""

@@ -188,6 +188,10 @@ class DirectReceiver(Receiver):
         rows = self.placement.rows(self.aligned(self.vector(arrival)))
         return (self.rule.feedback_gradient(feedback, rows.to(feedback.dtype), evidence.to(feedback.dtype)),)
 
+    def own(self, held: Tensor) -> Tensor:
+        """Return the point's matrix, `[C, D]`, of what is held for it."""
+        return held
+
     def aligned(self, vector: Tensor) -> Tensor:
         """Return what has the output's positions, features last, with those of the activation."""
         return vector
@@ -201,7 +205,7 @@ class DirectReceiver(Receiver):
 
         Args:
             vector: What the rule broadcasts, `[..., C]`.
-            feedback: `[C, D]`; None where a projection stands for it.
+            feedback: What is held for the point; None where a projection stands for it.
             shape: The activation's shape.
             dtype: The activation's dtype, in which the product is computed.
 
@@ -214,7 +218,7 @@ class DirectReceiver(Receiver):
         rows = self.placement.rows(vector)
         if self.projection is None:
             assert feedback is not None
-            return self.placement.deliver(rows.to(dtype) @ feedback.to(dtype), shape)
+            return self.placement.deliver(rows.to(dtype) @ self.own(feedback).to(dtype), shape)
         projected = self.projection.project(rows, self.point)
         wanted = (rows.shape[0], self.placement.num_features)
         if tuple(projected.shape) != wanted:

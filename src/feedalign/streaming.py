@@ -93,7 +93,7 @@ class Stream:
         Args:
             receiver: The feedback point.
             activation: Its activation, still with its graph.
-            feedback: `[C, D]`; None where a projection stands for it.
+            feedback: What is held for it; None where a projection stands for it.
             valid: Which steps of a sequence count, `[N, T]`; None: all.
 
         Raises:
@@ -121,12 +121,12 @@ class Stream:
             sums = self.sums(receiver, tuple(activation.shape), activation.dtype, valid)
             return receiver.project(sums, feedback, activation.shape, activation.dtype)
         if feedback is not None and self.rows.dim() == 1:
-            rows = self.rows.to(feedback.device)
-            if isinstance(self.scale, Tensor) or feedback.shape[0] > rows.shape[0]:
-                picked = feedback.index_select(0, rows).mul_(-self.scale)
+            rows, matrix = self.rows.to(feedback.device), receiver.own(feedback)
+            if isinstance(self.scale, Tensor) or matrix.shape[0] > rows.shape[0]:
+                picked = matrix.index_select(0, rows).mul_(-self.scale)
             else:
                 # Scaling C rows and then picking N of them writes the large tensor once.
-                picked = (feedback * -self.scale).index_select(0, rows)
+                picked = (matrix * -self.scale).index_select(0, rows)
             return receiver.placement.deliver(picked.to(activation.dtype), activation.shape)
         vector = self._targets(activation.dtype) * -self.scale
         return receiver.signal(vector, feedback, activation.shape, activation.dtype)

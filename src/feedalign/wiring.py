@@ -8,7 +8,7 @@ from feedalign.assign import Candidate
 from feedalign.blueprint import Blueprint
 from feedalign.delivery import Site
 from feedalign.errors import AttachError
-from feedalign.feedback import Projection
+from feedalign.feedback import Projection, SharedSlice
 from feedalign.placement import Placement, place
 from feedalign.probe import Call
 from feedalign.receivers import DirectReceiver, HeadReceiver, Receiver, SlopeReceiver
@@ -18,6 +18,7 @@ from feedalign.report import is_drawn
 from feedalign.rules.base import DirectRule, EstimatingRule, LearnedRule, Perturbing, Rule, WeightRule
 from feedalign.rules.forward_gradient import SlopeRule
 from feedalign.rules.local_greedy import LocalGreedy
+from feedalign.sharing import Share, SharingReceiver, shares_of
 from feedalign.store import Held, key_of
 from feedalign.supply import Source
 
@@ -31,12 +32,14 @@ class Wiring:
         keys: Names in the store, by the names of points and gated layers.
         sites: The feedback points.
         holds: What the store will hold: `"buffers"`, `"parameters"`, both or nothing.
+        shares: Points whose matrix is a part of another point's.
     """
 
     placements: dict[str, Placement]
     keys: dict[str, str]
     sites: list[Site]
     holds: frozenset[Held]
+    shares: dict[str, Share]
 
 
 def wire(plan: Blueprint, source: Source) -> Wiring:
@@ -63,8 +66,26 @@ def wire(plan: Blueprint, source: Source) -> Wiring:
     keys: dict[str, str] = {}
     for name in [*placements, *plan.gated]:
         keys[name] = key_of(name, set(keys.values()))
-    sites = _sites(plan, placements, keys, projection)
-    return Wiring(placements, keys, sites, _held(plan, placements, projection))
+    shares = _shares(plan, placements, source)
+    sites = _sites(plan, placements, keys, shares, projection)
+    return Wiring(placements, keys, sites, _held(plan, placements, projection), shares)
+
+
+def _shares(plan: Blueprint, placements: dict[str, Placement], source: Source) -> dict[str, Share]:
+    """Shared slices are held once: not where each point learns its own, and not at the steps of a recurrent layer."""
+    shares: dict[str, Share] = {}
+    for rule in dict.fromkeys(plan.rules.values()):
+        if not isinstance(rule, DirectRule) or rule.learns_feedback:
+            continue
+        draw = source or rule.default_draw
+        if isinstance(draw, SharedSlice):
+            plain = [c.label for c in plan.candidates if c.rule == rule and not _is_recurrent(plan, c.call)]
+            shares |= shares_of({label: placements[label] for label in plain if label in placements}, draw)
+    return shares
+
+
+def _is_recurrent(plan: Blueprint, call: Call) -> bool:
+    return isinstance(plan.model.get_submodule(call.module), LayerSteps)
 
 
 def _held(plan: Blueprint, placements: dict[str, Placement], projection: Projection | None) -> frozenset[Held]:
@@ -129,20 +150,30 @@ def placement_at(plan: Blueprint, call: Call, rule: DirectRule | LocalGreedy, la
 
 
 def _sites(
-    plan: Blueprint, placements: dict[str, Placement], keys: dict[str, str], projection: Projection | None
+    plan: Blueprint,
+    placements: dict[str, Placement],
+    keys: dict[str, str],
+    shares: dict[str, Share],
+    projection: Projection | None,
 ) -> list[Site]:
     sites: list[Site] = []
     for candidate in plan.candidates:
         if candidate.cuts:
             label, call = candidate.label, candidate.call
-            receiver = _receiver(plan, candidate, placements.get(label), projection)
+            share = shares.get(label)
+            receiver = _receiver(plan, candidate, placements.get(label), projection, share)
             key = keys.get(label) or key_of(label, set(keys.values()) | {site.key for site in sites})
-            sites.append(Site(key, call.module, call.index, candidate.rule, receiver, candidate.block.parameters))
+            held = key if share is None else keys[share.holder]
+            sites.append(Site(key, call.module, call.index, candidate.rule, receiver, candidate.block.parameters, held))
     return sites
 
 
 def _receiver(
-    plan: Blueprint, candidate: Candidate, placement: Placement | None, projection: Projection | None
+    plan: Blueprint,
+    candidate: Candidate,
+    placement: Placement | None,
+    projection: Projection | None,
+    share: Share | None,
 ) -> Receiver | None:
     rule, label, activation = candidate.rule, candidate.label, candidate.call.signature
     point = plan.model.get_submodule(candidate.call.module)
@@ -154,6 +185,8 @@ def _receiver(
         return step_receiver(plan.site.signature, activation, rule, point, label, projection)
     if isinstance(rule, DirectRule):
         assert placement is not None
+        if share is not None:
+            return SharingReceiver(label, rule, placement, None, share)
         return DirectReceiver(label, rule, placement, projection)
     if isinstance(rule, LocalGreedy) and placement is not None:
         return HeadReceiver(label, rule, placement)
