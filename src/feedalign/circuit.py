@@ -9,14 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from feedalign.broadcast import Delivery, broadcast
+from feedalign.broadcast import Delivery, Plan, broadcast
 from feedalign.delivery import Site, held_by, plan_for, streams, to_points
-from feedalign.errors import (
-    CheckpointingError,
-    OutsideForwardError,
-    PointNotFiredError,
-    UntaughtLayerError,
-    WrappedModelError,
+from feedalign.errors import PointNotFiredError, WrappedModelError
+from feedalign.faults import (
+    refuse_alone,
+    refuse_further_call,
+    refuse_missing,
+    refuse_recomputation,
+    refuse_thawed,
+    refuse_untaught,
 )
 from feedalign.perturber import Perturber
 from feedalign.placement import FeatureAxis
@@ -77,6 +79,7 @@ class Circuit:
         self.stream: Stream | None = None
         self.enabled = True
         self.fired: tuple[str, ...] | None = None
+        self.awaited: tuple[Plan, int] | None = None
         self.coming_lengths: Tensor | None = None
         self.lengths: Tensor | None = None
         # By module and name, looked up at each use: loading a checkpoint may put other objects in their place.
@@ -143,8 +146,8 @@ class Circuit:
         if torch.compiler.is_compiling():
             refuse_traced(model)
         else:
-            self._refuse_thawed()
-            self._refuse_recomputation()
+            refuse_thawed(self.model, self.frozen)
+            refuse_recomputation(draws=self.store.has_clock)
             self.shards.look()
             self.shards.refuse(streams=self.stream is not None, weights=self.weights)
             refuse_untold(self.model, self.unlearned)
@@ -161,22 +164,10 @@ class Circuit:
             self.stream.begin()
             self.has_begun = True
 
-    def _refuse_thawed(self) -> None:
-        if not self.frozen:
-            return
-        for name, parameter in self.model.named_parameters():
-            if name in self.frozen and parameter.requires_grad:
-                raise UntaughtLayerError(
-                    f"{name} was frozen when the rule was attached and is trainable now; remove the rule and "
-                    "attach it again, so that a feedback point teaches it."
-                )
-
-    def _refuse_recomputation(self) -> None:
-        if self.store.has_clock and inside_backward():
-            raise CheckpointingError(
-                "Activation checkpointing runs the whole forward again in the backward, and the rule draws anew at "
-                "every forward, so that it would learn from another draw. Checkpoint parts of the model, or nothing."
-            )
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether no error has come back through the node since the latest forward with gradients."""
+        return self.awaited is not None and self.awaited[0].num_backwards == self.awaited[1]
 
     def count(self, module: str) -> int:
         """Note that a module fired; return how often it had before in this forward."""
@@ -202,25 +193,23 @@ class Circuit:
             self.refuse_hidden(module)
             return None
         if not self.is_open or (self.stream is not None and inside_backward()):
-            return self._arrive_late(module, activation)
+            refuse_alone(module)
+            return activation.detach()
         self.begin_stream()
         index = self.count(module)
         site = self.by_call.get((module, index))
         if site is None:
             if (module, index) in self.silent:
                 return None
-            raise PointNotFiredError(
-                f"Feedback point {module!r} fired {index + 1} times in this forward and {index} times on the example "
-                "inputs, so no feedback was drawn for this call. Attach with example inputs that take the same path, "
-                "or leave the module out with points=."
-            )
+            refuse_further_call(module, index)
         onward = activation.detach()
         if self.perturber is not None:
             activation, onward = self.perturber.pass_point(site.call, activation)
         if self.stream is not None and streams(site):
             self._teach_now(self.stream, site, activation)
         elif site.receiver is not None:
-            self._refuse_untaught(site, activation)
+            site.receiver.check(tuple(activation.shape))
+            refuse_untaught(self.model, site.label, site.parameters, activation)
             self.shards.gather_for(activation)
             self.taps[site.key] = activation
         return onward
@@ -230,19 +219,11 @@ class Circuit:
         if self.is_open and self.enabled and not torch.compiler.is_compiling():
             refuse_reentrant_checkpointing(module)
 
-    def _arrive_late(self, module: str, activation: Tensor) -> Tensor:
-        """Activation checkpointing runs a block again in the backward; anything else is cut off from any signal."""
-        if not inside_backward():
-            raise OutsideForwardError(
-                f"Feedback point {module!r} ran with gradients outside the forward of the attached model, where no "
-                "error can reach it. Call the model itself, use torch.no_grad() around the part, or remove the rule "
-                "first with handle.remove()."
-            )
-        return activation.detach()
-
     def _teach_now(self, stream: Stream, site: Site, activation: Tensor) -> None:
-        self._refuse_untaught(site, activation)
-        if activation.requires_grad and isinstance(site.receiver, DirectReceiver):
+        assert isinstance(site.receiver, DirectReceiver)
+        site.receiver.check(tuple(activation.shape))
+        refuse_untaught(self.model, site.label, site.parameters, activation)
+        if activation.requires_grad:
             held = held_by(self.store, site)
             valid = self.valid.get(site.call)
             stream.teach(site.receiver, activation, held[0] if held else None, valid)
@@ -252,22 +233,6 @@ class Circuit:
         """Return the parameters that a feedback point teaches, as they are now."""
         found = [module._parameters.get(name) for module, name in self.owners[site.key]]
         return [parameter for parameter in found if parameter is not None]
-
-    def _refuse_untaught(self, site: Site, activation: Tensor) -> None:
-        assert site.receiver is not None
-        site.receiver.check(tuple(activation.shape))
-        if activation.requires_grad:
-            return
-        if torch.compiler.is_compiling():
-            return
-        named = dict(self.model.named_parameters())
-        names = [name for name in site.parameters if name in named and named[name].requires_grad]
-        if names:
-            raise UntaughtLayerError(
-                f"Feedback point {site.label!r} cannot teach {', '.join(names[:4])}: its activation carries no "
-                "gradient. Re-entrant activation checkpointing (use use_reentrant=False) and a detach() or no_grad() "
-                "in the forward do this."
-            )
 
     def deliver(self, output: Tensor) -> Tensor | None:
         """Send the output through the broadcast node.
@@ -285,7 +250,7 @@ class Circuit:
             return None
         self.begin_stream()
         self.fired = tuple(self.counts)
-        self._refuse_missing([site.label for site in self.sites if self.counts.get(site.module, 0) <= site.index])
+        refuse_missing([site.label for site in self.sites if self.counts.get(site.module, 0) <= site.index])
         taps, self.taps = self.taps, {}
         self.delivered = True
         plan = self.plan if self.stream is None else self.plan_beside_stream
@@ -296,6 +261,9 @@ class Circuit:
             deliveries = self._deliveries(taps, tuple(output.shape), tangent)
             at_output = None if self.perturber is None else self.perturber.at_output
             output = broadcast(plan, output, deliveries, tangent, at_output)
+        # Compiled backwards count none.
+        counts = output.requires_grad and bool(plan.receivers) and not torch.compiler.is_compiling()
+        self.awaited = (plan, plan.num_backwards) if counts else None
         if self.perturber is not None:
             self.perturber.end()
         if self.stream is not None:
@@ -316,14 +284,6 @@ class Circuit:
             deliveries.append(Delivery(parameter, (), (self.perturber.directions[receiver.point],)))
         return deliveries
 
-    def _refuse_missing(self, missing: Sequence[str]) -> None:
-        if missing:
-            raise PointNotFiredError(
-                f"{', '.join(missing[:4])} did not fire in this forward, so the layers taught there would learn "
-                "nothing. Either the model was compiled before the rule was attached (attach first, then compile), "
-                "or the forward took another path than on the example inputs (leave these modules out with points=)."
-            )
-
     def close(self, model: nn.Module, args: tuple[Any, ...], output: object) -> None:
         """Forward hook of the model: the output must have been delivered by now, and all layers must have run."""
         del model, args, output
@@ -335,7 +295,7 @@ class Circuit:
             )
         # Not at the output: layers that make another result of the model's run behind it.
         self.fired = tuple(self.counts)
-        self._refuse_missing([name for name in self.gated if name not in self.counts])
+        refuse_missing([name for name in self.gated if name not in self.counts])
 
     def finish(self, model: nn.Module, args: tuple[Any, ...], output: object) -> None:
         """Forward hook of the model that runs even if the forward raised: nothing half-collected stays behind."""

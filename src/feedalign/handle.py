@@ -28,6 +28,12 @@ from feedalign.transforms import forget_compiled_code
 ATTACHED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 """Models with a rule attached in this process; copies of them are not listed."""
 
+# Points fire in the forward; that says nothing of what the loss is made of.
+_UNANSWERED = (
+    "no error has come back since the last forward, so it has taught no feedback point: call backward() first, on a "
+    "loss of the output where the error is taken"
+)
+
 
 class Handle:
     """What `attach` returns. Also a context manager that removes the rule at its end.
@@ -96,7 +102,10 @@ class Handle:
             replace(row, fired=module in fired if module else row.fired)
             for row, module in zip(self._description.rows, self._fires, strict=True)
         ]
-        return replace(self._description, rows=tuple(rows))
+        notes = self._description.notes
+        if self._circuit.is_unanswered:
+            notes = (*notes, f"{_UNANSWERED} ({self._description.output})")
+        return replace(self._description, rows=tuple(rows), notes=notes)
 
     @property
     def uses_dual_tensors(self) -> bool:
@@ -158,7 +167,7 @@ class Handle:
         for site in self._circuit.sites:
             if site.label == point and isinstance(site.receiver, DirectReceiver):
                 held = held_by(self.store, site)
-                return held[0].detach() if held else None
+                return site.receiver.own(held[0].detach()) if held else None
         return None
 
     def _learned_matrices(self) -> list[nn.Parameter]:

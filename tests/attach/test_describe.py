@@ -291,3 +291,59 @@ def test_rules_of_weights_tell_that_they_fired(rule: fa.Rule) -> None:
     assert [row.fired for row in handle.describe().rows] == [None, None]
     model(x)
     assert [row.fired for row in handle.describe().rows] == [True, True]
+
+
+class TwoResults(Perceptron):
+    """An output where the error is taken, and another result."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        h = self.act1(self.fc1(x))
+        return self.head(self.act2(self.fc2(h))), h.sum(1)
+
+
+@pytest.mark.parametrize("rule", [fa.DFA(), fa.DKP(), fa.ActivityPerturbed()], ids=lambda rule: rule.name)
+def test_a_forward_that_no_error_has_answered_is_told(rule: fa.Rule) -> None:
+    model = TwoResults()
+    handle = fa.attach(model, rule, example_inputs=x, output="head")
+
+    def is_told() -> bool:
+        return any("no error has come back" in note for note in handle.describe().notes)
+
+    assert not is_told()
+    logits, other = model(x)
+    assert is_told()
+    nn.functional.cross_entropy(logits, y).backward()
+    assert not is_told()
+    for _ in range(3):
+        logits, other = model(x)
+        (other.sum() + 0 * next(model.parameters()).sum()).backward()
+        assert is_told()
+    with torch.no_grad():
+        model(x)
+    assert is_told()
+    for _ in range(3):
+        nn.functional.cross_entropy(model(x)[0], y).backward()
+        assert not is_told()
+
+
+@pytest.mark.parametrize("rule", [fa.FA(), fa.Backprop(), fa.Shallow()], ids=lambda rule: rule.name)
+def test_rules_that_broadcast_nothing_await_no_error(rule: fa.Rule) -> None:
+    model = Perceptron()
+    handle = fa.attach(model, rule, example_inputs=x)
+    model(x)
+    assert not any("no error" in note for note in handle.describe().notes)
+
+
+def test_an_error_is_not_awaited_where_functions_are_transformed_or_targets_were_given() -> None:
+    model = Perceptron()
+    handle = fa.attach(model, fa.DRTP(), example_inputs=x)
+    parameters = dict(model.named_parameters())
+
+    def loss(parameters: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(torch.func.functional_call(model, parameters, (x[None],)), y[None])
+
+    torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))(parameters, x, y)
+    assert not any("no error" in note for note in handle.describe().notes)
+    handle.targets(y)
+    model(x)
+    assert not any("no error" in note for note in handle.describe().notes)

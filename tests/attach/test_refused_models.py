@@ -31,7 +31,7 @@ def test_points_behind_frozen_layers_alone_are_no_feedback_points() -> None:
     model = Perceptron()
     model.fc1.requires_grad_(False)
     model.fc2.requires_grad_(False)
-    assert_refused(model, errors.NoFeedbackPointError, "trainable", example_inputs=x)
+    assert_refused(model, errors.NoFeedbackPointError, "frozen", "fc1, fc2", example_inputs=x)
 
 
 @pytest.mark.parametrize("rule", [fa.FA(), fa.USF(), fa.BRSF(), fa.FRSF()])

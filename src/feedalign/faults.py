@@ -1,0 +1,99 @@
+"""What can go wrong in the forward of an attached model: each fault is one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from feedalign.errors import CheckpointingError, OutsideForwardError, PointNotFiredError, UntaughtLayerError
+from feedalign.transforms import inside_backward
+
+
+def refuse_thawed(model: nn.Module, frozen: Collection[str]) -> None:
+    """Refuse parameters that learn now and had no part in the reading of the model.
+
+    Args:
+        model: The attached model.
+        frozen: Names of the parameters that were frozen when the rule was attached.
+
+    Raises:
+        UntaughtLayerError: One of them is trainable.
+    """
+    if not frozen:
+        return
+    for name, parameter in model.named_parameters():
+        if name in frozen and parameter.requires_grad:
+            raise UntaughtLayerError(
+                f"{name} was frozen when the rule was attached and is trainable now; remove the rule and "
+                "attach it again, so that a feedback point teaches it."
+            )
+
+
+def refuse_recomputation(*, draws: bool) -> None:
+    """Raise CheckpointingError where a rule that draws at every forward is run again in the backward."""
+    if draws and inside_backward():
+        raise CheckpointingError(
+            "Activation checkpointing runs the whole forward again in the backward, and the rule draws anew at "
+            "every forward, so that it would learn from another draw. Checkpoint parts of the model, or nothing."
+        )
+
+
+def refuse_further_call(point: str, index: int) -> NoReturn:
+    """Raise PointNotFiredError for a call that the example inputs did not have.
+
+    Args:
+        point: The feedback point's module.
+        index: How often it had been called before in this forward.
+    """
+    raise PointNotFiredError(
+        f"Feedback point {point!r} fired {index + 1} times in this forward and {index} times on the example "
+        "inputs, so no feedback was drawn for this call. Attach with example inputs that take the same path, "
+        "or leave the module out with points=."
+    )
+
+
+def refuse_missing(missing: Sequence[str]) -> None:
+    """Raise PointNotFiredError if feedback points or layers did not run in a forward."""
+    if missing:
+        raise PointNotFiredError(
+            f"{', '.join(missing[:4])} did not fire in this forward, so the layers taught there would learn "
+            "nothing. Either the model was compiled before the rule was attached (attach first, then compile), "
+            "or the forward took another path than on the example inputs (leave these modules out with points=)."
+        )
+
+
+def refuse_alone(point: str) -> None:
+    """Raise OutsideForwardError for a feedback point that runs on its own; the backward may run it again."""
+    if not inside_backward():
+        raise OutsideForwardError(
+            f"Feedback point {point!r} ran with gradients outside the forward of the attached model, where no "
+            "error can reach it. Call the model itself, use torch.no_grad() around the part, or remove the rule "
+            "first with handle.remove()."
+        )
+
+
+def refuse_untaught(model: nn.Module, point: str, parameters: Sequence[str], activation: Tensor) -> None:
+    """Refuse an activation through which its layers cannot be taught.
+
+    Args:
+        model: The attached model.
+        point: The feedback point's name.
+        parameters: Names of those that it teaches.
+        activation: What came there.
+
+    Raises:
+        UntaughtLayerError: It carries no gradient, and some of them are trainable.
+    """
+    if activation.requires_grad or torch.compiler.is_compiling():
+        return
+    named = dict(model.named_parameters())
+    names = [name for name in parameters if name in named and named[name].requires_grad]
+    if names:
+        raise UntaughtLayerError(
+            f"Feedback point {point!r} cannot teach {', '.join(names[:4])}: its activation carries no "
+            "gradient. Re-entrant activation checkpointing (use use_reentrant=False) and a detach() or no_grad() "
+            "in the forward do this."
+        )
