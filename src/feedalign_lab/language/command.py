@@ -7,12 +7,13 @@ from typing import cast
 
 import torch
 
+from feedalign_lab.errors import SettingError
 from feedalign_lab.language.attention import AttentionName
 from feedalign_lab.language.choices import RuleChoice, parse_choices
 from feedalign_lab.language.comparison import LanguageComparison, Sampling, run_language
 from feedalign_lab.language.corpus import Corpus, load_corpus
 from feedalign_lab.language.options import LanguageOptions
-from feedalign_lab.language.plan import LanguagePlan, Optimization, OptimizerName, ScheduleName
+from feedalign_lab.language.plan import WARMUP, LanguagePlan, Optimization, OptimizerName, ScheduleName
 from feedalign_lab.language.progress import LanguageProgress
 from feedalign_lab.language.settings import SizeSetting, default_rate, size_setting
 from feedalign_lab.language.tokens import Tokens, encode_prompt, load_tokenizer, tokenize
@@ -32,6 +33,7 @@ def plan_of(options: LanguageOptions) -> LanguagePlan:
     Raises:
         LabError: Something is out of range, or does not exist.
     """
+    _refuse_idle(options)
     setting = size_setting(options.size)
     choices = parse_choices(options.rules)
     schedule = cast("ScheduleName", options.schedule)
@@ -40,7 +42,7 @@ def plan_of(options: LanguageOptions) -> LanguagePlan:
         beta1=options.beta1,
         beta2=options.beta2,
         schedule=schedule,
-        warmup=options.warmup,
+        warmup=WARMUP if options.warmup is None else options.warmup,
         clip=None if options.clip == float("inf") else options.clip,
     )
     return LanguagePlan(
@@ -61,6 +63,14 @@ def plan_of(options: LanguageOptions) -> LanguagePlan:
     )
 
 
+def _refuse_idle(options: LanguageOptions) -> None:
+    """Refuse options that would do nothing."""
+    if options.warmup is not None and options.schedule != "noam":
+        raise SettingError(f"--warmup belongs to --schedule noam; {options.schedule} has none: leave it out.")
+    if options.prompt is not None and options.sample_tokens == 0:
+        raise SettingError("--prompt is what samples go on with, and --sample-tokens 0 asks for none: leave one out.")
+
+
 def _size(options: LanguageOptions, setting: SizeSetting) -> TransformerSize:
     """The size of a name with what was asked for otherwise."""
     asked = {
@@ -78,7 +88,7 @@ def _rates(
     options: LanguageOptions, setting: SizeSetting, schedule: ScheduleName, choice: RuleChoice
 ) -> tuple[float, ...]:
     """The learning rates to train a rule at."""
-    return options.lr or (default_rate(setting, schedule, choice),)
+    return tuple(dict.fromkeys(options.lr)) or (default_rate(setting, schedule, choice),)
 
 
 def run(options: LanguageOptions, device: torch.device) -> LanguageComparison:

@@ -80,7 +80,7 @@ class LanguageOptions:
     beta2: Annotated[float, arg(metavar="B")] = 0.999
     """Decay of the mean of squared gradients."""
     schedule: Annotated[str, arg(metavar="NAME", help=_SCHEDULE)] = "constant"
-    warmup: Annotated[int, arg(metavar="N")] = 4000
+    warmup: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: 4000)")] = None
     """With noam: steps over which the rate grows."""
     clip: Annotated[float, arg(metavar="NORM")] = math.inf
     """Largest norm of the gradient of all weights together, at each step; inf leaves it as it is."""

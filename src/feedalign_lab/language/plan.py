@@ -12,6 +12,9 @@ from feedalign_lab.language.transformer import ErrorAt, TransformerSize
 OptimizerName = Literal["adam", "radam"]
 ScheduleName = Literal["constant", "plateau", "noam"]
 
+WARMUP = 4000
+"""Steps over which Noam's rate grows (Vaswani et al., 2017)."""
+
 
 @dataclass(frozen=True)
 class Optimization:
@@ -31,7 +34,7 @@ class Optimization:
     beta1: float = 0.9
     beta2: float = 0.999
     schedule: ScheduleName = "constant"
-    warmup: int = 4000
+    warmup: int = WARMUP
     clip: float | None = None
 
     def __post_init__(self) -> None:

@@ -166,6 +166,11 @@ def test_every_way_of_training(text: Path, tmp_path: Path, options: tuple[str, .
     assert results_in(tmp_path / "out")["best"]["dfa-macro"]["test_perplexity"] < 280
 
 
+def test_a_rate_that_is_given_twice_is_tried_once(text: Path, tmp_path: Path) -> None:
+    assert run(text, tmp_path / "out", "--rules", "backprop", "--lr", "1e-3", "1e-3", "--steps", "2") == 0
+    assert len(results_in(tmp_path / "out")["runs"]) == 1
+
+
 def test_a_tokenizer_of_the_users(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = {word: number for number, word in enumerate(["[UNK]", *sorted(set(VERSE.replace(",", "").split()))])}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
@@ -191,6 +196,8 @@ def test_a_tokenizer_of_the_users(text: Path, tmp_path: Path, capsys: pytest.Cap
         (("--context", "100000"), "too few for one chunk"),
         (("--vocab-size", "12"), "257"),
         (("--prompt", ""), "no token"),
+        (("--warmup", "10"), "--warmup belongs to --schedule noam"),
+        (("--prompt", "To be", "--sample-tokens", "0"), "leave one out"),
         (("--text", "no/such/file.txt"), "no/such/file.txt"),
         (("--device", "cuda:9"), "cannot be used here"),
         (("--rules", "drtp-macro"), "saturate"),
