@@ -97,6 +97,24 @@ def _if_idle(cells: dict[tuple[str, float], dict[str, tuple[Record, Record]]], e
     return " In that time no plateau was met, so that schedule never lowered its rate." if found and not lowered else ""
 
 
+def of_epochs(record: Record) -> str:
+    """Render how validation perplexity and rate go on over several epochs under the plateau schedule."""
+    (run,) = record["runs"]
+    per_epoch = run["text"]["num_tokens"]["train"]
+    runs = {rule: best["evaluations"] for rule, best in run["best"].items()}
+    head = ["epochs", *(f"{rule}: {what}" for rule in runs for what in ("perplexity", "rate"))]
+    places = [one["tokens"] / per_epoch for one in next(iter(runs.values()))]
+    rows = [
+        [f"{place:.2f}", *(cell for told in runs.values() for cell in _perplexity_and_rate(told[row]))]
+        for row, place in enumerate(places)
+    ]
+    return f"{table(head, rows)}\n\nValidation perplexity of a token, and the learning rate behind the evaluation."
+
+
+def _perplexity_and_rate(evaluation: Record) -> tuple[str, str]:
+    return number(evaluation["validation_perplexity"], 1), f"{evaluation['rate']:g}"
+
+
 def step_costs(record: Record) -> str:
     """Render the benchmark: step time and peak memory over backprop's."""
     cases = record["cases"]
@@ -183,6 +201,7 @@ FROM_RECORDS: dict[str, Callable[[Record], Any]] = {
     "language#angles": of_points,
     "language#settings": of_settings,
     "language#sample": sample,
+    "language-epochs": of_epochs,
     "bench-transformer": step_costs,
 }
 """How each record, or part of one, is rendered."""

@@ -163,3 +163,19 @@ def test_joined_runs_keep_what_tables_need(tmp_path: Path, tables: ModuleType) -
     joined = json.loads((tmp_path / "language.json").read_text())
     assert "every evaluation" not in json.dumps(joined)
     assert tables.of_rules(joined) == tables.of_rules(RECORD)
+
+
+def test_epochs_of_a_longer_run(tables: ModuleType) -> None:
+    found = best(1e-3, 90.0, 80.0)
+    found["evaluations"] = [
+        {**one, "rate": rate, "tokens": tokens}
+        for one, rate, tokens in zip(found["evaluations"], (1e-3, 2e-4), (1_000_000, 4_000_000), strict=True)
+    ]
+    one = run("plateau", 0.999, dfa_macro=found)
+    one["text"]["num_tokens"]["train"] = 2_000_000
+    made = rows(tables.of_epochs({"runs": [one]}))
+    assert made == [
+        ["epochs", "dfa-macro: perplexity", "dfa-macro: rate"],
+        ["0.50", "90.0", "0.001"],
+        ["2.00", "80.0", "0.0002"],
+    ]
