@@ -108,7 +108,11 @@ def of_epochs(record: Record) -> str:
         [f"{place:.2f}", *(cell for told in runs.values() for cell in _perplexity_and_rate(told[row]))]
         for row, place in enumerate(places)
     ]
-    return f"{table(head, rows)}\n\nValidation perplexity of a token, and the learning rate behind the evaluation."
+    rates = {one["rate"] for told in runs.values() for one in told}
+    idle = " It stayed as it was: no two evaluations in a row were without gain." if len(rates) == 1 else ""
+    return (
+        f"{table(head, rows)}\n\nValidation perplexity of a token, and the learning rate behind the evaluation.{idle}"
+    )
 
 
 def _perplexity_and_rate(evaluation: Record) -> tuple[str, str]:

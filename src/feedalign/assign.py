@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from feedalign.blocks import Block, Graph, layer_names
 from feedalign.errors import AttachError, NoFeedbackPointError, PointNotFiredError
 from feedalign.linear_like import adjoint_of
+from feedalign.nested import named_tensors
 from feedalign.points import Points, is_nonlinearity, named_outright, near, select
 from feedalign.probe import Call, OutputSite, Probe
 from feedalign.rules.base import LayerwiseRule, PointRule, Rule, WeightRule, glob_for
@@ -83,7 +84,8 @@ def find_calls(model: nn.Module, probe: Probe, site: OutputSite, points: Points 
         model: The model.
         probe: The forward on the example inputs.
         site: Where the error is taken.
-        points: As given to `attach`; None: all non-linearities before the output that have something to teach.
+        points: As given to `attach`; None: all non-linearities before the output that have something to teach, but
+            those that lead to other results of the model alone.
 
     Returns:
         The calls.
@@ -94,7 +96,10 @@ def find_calls(model: nn.Module, probe: Probe, site: OutputSite, points: Points 
     """
     if points is None:
         names = {name for name, module in model.named_modules() if is_nonlinearity(module)}
-        return _distinct([c for c in probe.calls if c.module in names and obstacle(probe, site, c) is None])
+        suited = [c for c in probe.calls if c.module in names and obstacle(probe, site, c) is None]
+        # The error says nothing about these, and a cut there would leave the other result without a gradient.
+        stray = _leading_elsewhere(probe, site)
+        return _distinct([call for call in suited if id(call.node) not in stray])
     chosen = select(model, points)
     calls = [call for call in probe.calls if call.module in set(chosen)]
     suited = [call for call in calls if obstacle(probe, site, call) is None]
@@ -111,6 +116,27 @@ def find_calls(model: nn.Module, probe: Probe, site: OutputSite, points: Points 
         if all(reasons):
             raise NoFeedbackPointError(f"{name!r} cannot be a feedback point: {reasons[0]}.")
     return _distinct(suited)
+
+
+def _leading_elsewhere(probe: Probe, site: OutputSite) -> dict[int, Node]:
+    """Graph nodes that lead to what the model returns beside the output, and not to the output."""
+    if isinstance(probe.output, Tensor) or site.node is None:
+        return {}
+    ours = _below([site.node])
+    returned = _below(tensor.grad_fn for _, tensor in named_tensors(probe.output))
+    return {identity: node for identity, node in returned.items() if identity not in ours}
+
+
+def _below(roots: Iterable[Node | None]) -> dict[int, Node]:
+    """All graph nodes that lead to some, these among them, by their identities; holding them keeps these valid."""
+    found: dict[int, Node] = {}
+    waiting = list(roots)
+    while waiting:
+        node = waiting.pop()
+        if node is not None and id(node) not in found:
+            found[id(node)] = node
+            waiting += [child for child, _ in node.next_functions]
+    return found
 
 
 def _distinct(calls: list[Call]) -> list[Call]:
@@ -213,14 +239,21 @@ def _refuse_gateless(rules: dict[str, Rule], gated: dict[str, Gated]) -> None:
         if isinstance(rule, LayerwiseRule) and not any(gate.rule is rule for gate in gated.values()):
             raise NoFeedbackPointError(
                 f"{type(rule).__name__} sends the error back through linear layers: nn.Linear, nn.Conv1d/2d/3d and "
-                f"Transformers' Conv1D; none that fires with gradients lies above a layer that {glob!r} matches."
+                f"Transformers' Conv1D; none that fires with gradients lies above a trainable layer that {glob!r} "
+                "matches."
             )
 
 
-def refuse_pointless(rules: dict[str, Rule], candidates: list[Candidate], probe: Probe) -> None:
+def refuse_pointless(model: nn.Module, rules: dict[str, Rule], candidates: list[Candidate], probe: Probe) -> None:
     """Raise NoFeedbackPointError if a rule that needs feedback points has none."""
     for rule in rules.values():
         if isinstance(rule, (PointRule, Shallow)) and not any(c.rule is rule for c in candidates):
+            if not candidates and (frozen := _frozen_below(model, probe)):
+                raise NoFeedbackPointError(
+                    f"{type(rule).__name__} found no feedback point: all that lies below the model's non-linearities "
+                    f"is frozen (requires_grad=False): {frozen}. Unfreeze what is to learn, then attach; where the "
+                    "output layer alone is to learn, no rule is needed."
+                )
             hidden = ", ".join(sorted(probe.without_grad)[:4])
             advice = f" {hidden} ran without gradients; checkpoint with use_reentrant=False." if hidden else ""
             raise NoFeedbackPointError(
@@ -228,3 +261,17 @@ def refuse_pointless(rules: dict[str, Rule], candidates: list[Candidate], probe:
                 "layers before it, other than the one that makes the output. Name modules with points=, or put "
                 "fa.FeedbackPoint() after functional activations: h = self.point(torch.tanh(self.fc(x)))." + advice
             )
+
+
+def _frozen_below(model: nn.Module, probe: Probe) -> str:
+    """Frozen layers that ran, if non-linearities ran and none of them has anything trainable below it; else nothing."""
+    acted = [call for call in probe.calls if is_nonlinearity(model.get_submodule(call.module))]
+    if not acted or any(call.node is not None for call in acted):
+        return ""
+    names = [name for name in dict.fromkeys(call.module for call in probe.calls) if _is_frozen(model, name)]
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _is_frozen(model: nn.Module, name: str) -> bool:
+    own = list(model.get_submodule(name).parameters(recurse=False))
+    return bool(own) and not any(parameter.requires_grad for parameter in own)

@@ -55,7 +55,8 @@ def attach(
             of keyword arguments. Shapes of feedback are read from it; the batch size may change later.
         points: Where teaching signals enter: names or globs (`*` crosses dots), types, or a predicate
             `(name, module) -> bool`. None: every non-linearity module and `fa.FeedbackPoint` but the one that makes the
-            output. Layer-wise rules need none; for them it says where `fa.measure.alignment` reads signals.
+            output and those that lead to other results of the model alone. Layer-wise rules need none; for them it says
+            where `fa.measure.alignment` reads signals.
         output: Name of the module at whose output the loss's error is taken, for models that compute their loss inside
             `forward`. None: what the model returns; where a softmax, sigmoid or other non-linearity stands last, its
             input.
@@ -149,7 +150,7 @@ def refuse_unsuited(plan: Blueprint, graph: Graph, *, strict: bool) -> None:
         AttachError: It cannot; its subclasses say why.
         UncutPathError: With `strict`, exact backprop reaches layers around the rule.
     """
-    refuse_pointless(plan.rules, plan.candidates, plan.probe)
+    refuse_pointless(plan.model, plan.rules, plan.candidates, plan.probe)
     refuse_dead(plan.model, plan.candidates)
     refuse_unbounded(plan.model, plan.candidates)
     refuse_separate_tangents(plan)

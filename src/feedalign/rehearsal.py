@@ -43,10 +43,11 @@ def rehearse(handle: Handle, example_inputs: Inputs) -> None:
                     f"{where!r} has layer-wise feedback, which directional derivatives cannot pass as dual tensors. "
                     "Give the layers above and below it rules that agree: direct ones, or layer-wise ones alone."
                 ) from error
+            kind = type(model.get_submodule(where)).__name__
+            place = f"{where!r} ({kind})" if where else f"The forward of the model itself ({kind})"
             raise ForwardModeError(
-                f"{where!r} ({type(model.get_submodule(where)).__name__}) cannot carry a directional derivative: "
-                f"{_first_sentence(error)} {_way_out(error)} Otherwise replace the module, or use a rule that needs no "
-                "tangents, such as fa.DKP()."
+                f"{place} cannot carry a directional derivative: {_first_sentence(error)} {_way_out(error)} Otherwise "
+                "replace the module, or use a rule that needs no tangents, such as fa.DKP()."
             ) from error
     handle.forget_forward()
 
@@ -57,8 +58,9 @@ def _way_out(error: Exception) -> str:
         return "Recurrent layers can under torch.backends.mkldnn.flags(enabled=False), at attach and in training."
     if "attention" in said:
         return (
-            "Attention can under torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), at attach and in "
-            "training; that of Transformers can by itself in a model made with attn_implementation='eager'."
+            "Fused attention (scaled_dot_product_attention) has no forward-mode derivative, its MATH kernel has: "
+            "attach and train under torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH). A model of "
+            "Transformers made with attn_implementation='eager' needs no such context."
         )
     return "Torch may have other kernels for it that can."
 

@@ -6,6 +6,8 @@ from feedalign.blocks import layer_of
 from feedalign.blueprint import Blueprint
 from feedalign.rules.base import PointRule, Rule
 
+_MOST_NAMED = 3
+
 
 def tied_notes(plan: Blueprint) -> list[str]:
     """Return sentences on weights that feedback points teach, and that make the output too.
@@ -24,8 +26,11 @@ def tied_notes(plan: Blueprint) -> list[str]:
         points = [c.label for c in plan.candidates if _is_astray(c.rule) and first in c.block.parameters]
         is_last = any(layer_of(name) in from_output_on for name in (first, *others))
         if points and others and (is_last or first in plan.output_block.direct):
+            last = f" and {len(points) - _MOST_NAMED} more" if len(points) > _MOST_NAMED else ""
+            which = f"{', '.join(points[:_MOST_NAMED])}{last}"
+            teaches = "teaches" if len(points) == 1 else "teach"
             notes.append(
-                f"{first} is also {', '.join(others)}: what {', '.join(points)} teaches it changes the layer at the "
+                f"{first} is also {', '.join(others)}: what {which} {teaches} it changes the layer at the "
                 "output too, whatever the error asks there. Untie them; models of Transformers take "
                 "tie_word_embeddings=False"
             )

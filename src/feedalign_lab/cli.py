@@ -76,6 +76,7 @@ Exit status: 0 the rule teaches all below the output, 1 it does not, 2 a wrong a
 Examples:
   feedalign check my_models:make_resnet
   feedalign check my_package.nets:Transformer --rule dfa --output head --points "blocks.*.norm" emb
+  feedalign check my_models:make_unet --rule dfa --positions shared
   feedalign check my_models:make_resnet --rule fa --json
 
 with, in my_models.py:

@@ -158,8 +158,10 @@ class CheckOptions:
     """A function without arguments, or a class, that makes the model; it may return (model, example_inputs)."""
     rule: Name = "dfa"
     """The rule; `feedalign rules` lists them."""
+    positions: Annotated[str | None, arg(metavar="HOW", help_behavior_hint="(default: told by the shapes)")] = None
+    """For rules that project the error: positions (pixels, tokens) have one matrix (shared) or are features (full)."""
     points: Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint=_ALL_POINTS)] = ()
-    """Modules, by name or glob, at whose outputs teaching signals enter."""
+    """Modules, by name or glob, at whose outputs teaching signals enter; blanks or commas between them."""
     output: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: what the model returns)")] = None
     """Module at whose output the error is taken."""
     json: bool = False

@@ -124,7 +124,8 @@ def test_where_attach_raises_its_sentence_is_told(make: Any, inputs: Any, rule: 
     assert (found.verdict, found.ok) == ("refused", False)
     assert f"refused: attach raises {type(error).__name__}" in str(found)
     for suggestion in found.suggestions:
-        fa.attach(model, rule, example_inputs=inputs, **{**options, **suggestion.arguments}).remove()
+        better = suggestion.rule or rule
+        fa.attach(model, better, example_inputs=inputs, **{**options, **suggestion.arguments}).remove()
     assert (found.assumed is None) == (not found.suggestions)
 
 

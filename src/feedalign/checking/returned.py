@@ -20,15 +20,22 @@ class Beside:
 
     Attributes:
         name: Its name in what the model returns, e.g. `"logits"` or `"1"`.
-        layers: Layers that a loss on it reaches by exact gradients, around the output and the feedback points.
+        layers: Layers that a loss on it reaches by exact gradients, before the output or a feedback point.
+        is_behind: The loss reaches the output, and all that its error teaches.
     """
 
     name: str
     layers: tuple[str, ...]
+    is_behind: bool
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether feedback points cut all its paths, so that a loss on it has no gradient."""
+        return not self.layers and not self.is_behind
 
 
 def beside_the_output(plan: Blueprint, graph: Graph) -> list[Beside]:
-    """Return the tensors beside the output that lead a loss to layers.
+    """Return the tensors beside the output that lead a loss to layers, or would but for feedback points.
 
     Args:
         plan: The model read, its rules assigned.
@@ -38,41 +45,77 @@ def beside_the_output(plan: Blueprint, graph: Graph) -> list[Beside]:
         One for each such tensor.
     """
     cuts = [c.call.node for c in plan.candidates if c.cuts and c.call.node is not None]
-    ends = [*cuts, *([] if plan.site.node is None else [plan.site.node])]
     found = []
     for name, tensor in named_tensors(plan.probe.output):
-        if tensor.grad_fn is not None and not any(tensor.grad_fn is end for end in ends):
-            layers = layer_names(graph.block(tensor.grad_fn, ends, plan.gated).parameters)
-            found += [Beside(name, shown(layers))] if layers else []
+        node = tensor.grad_fn
+        if node is not None and node is not plan.site.node:
+            beside, is_cut = _beside(plan, graph, cuts, name, node)
+            found += [beside] if beside.layers or (beside.is_dead and is_cut) else []
     return found
 
 
-def makers(probe: Probe) -> dict[str, str]:
-    """Return the modules whose outputs are what a model returns, or what its loss is made from.
+def _beside(plan: Blueprint, graph: Graph, cuts: list[Node], name: str, node: Node) -> tuple[Beside, bool]:
+    """What a loss on a tensor reaches, and whether a feedback point cuts a path of it."""
+    if any(node is cut for cut in cuts):
+        return Beside(name, (), is_behind=False), True
+    ends = [*cuts, *([] if plan.site.node is None else [plan.site.node])]
+    block = graph.block(node, ends, plan.gated)
+    # The ends are alive, so that no other node has their identities.
+    met = {id(child) for inner in block.nodes for child, _ in inner.next_functions}
+    is_behind = id(plan.site.node) in met
+    return Beside(name, shown(layer_names(block.parameters)), is_behind), any(id(cut) in met for cut in cuts)
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a model returns, for a choice of the output.
+
+    Attributes:
+        makers: The modules whose outputs are results, or what the loss is made from, each with what it makes, in words.
+        unmade: Results that no single module makes.
+    """
+
+    makers: dict[str, str]
+    unmade: tuple[str, ...]
+
+
+def results_of(probe: Probe) -> Results:
+    """Find the modules whose outputs are what a model returns, or what its loss is made from.
 
     Args:
         probe: The forward on the example inputs.
 
     Returns:
-        Names of modules, each with what it makes, in words; what other results are made from is left out, and so is
-        what the model makes with parameters of its own.
+        The results; those on which others depend are left out, as are hidden states, but for the first: most models
+        return their main result first.
     """
     at: dict[int, Call] = {}
     for call in probe.calls:
         if call.node is not None and call.signature is not None and call.signature.shape:
             at.setdefault(id(call.node), call)
-    found: dict[int, tuple[Call, str]] = {}
-    returned = sorted(named_tensors(probe.output), key=lambda named: named[1].dim() == 0)
-    for name, tensor in returned:
-        for call in _nearest(tensor.grad_fn, at):
-            what = repr(name) if tensor.dim() else f"from which {name or 'the loss'} is computed"
-            found.setdefault(id(call.node), (call, what))
-    below = {id(node) for call, _ in found.values() for node in _all_below(call.node)}
-    made: dict[str, list[str]] = {}
-    for call, what in found.values():
-        if id(call.node) not in below:
-            made.setdefault(call.module, []).append(what)
-    return {module: " and ".join(several) for module, several in made.items()}
+    returned = [(name, tensor) for name, tensor in named_tensors(probe.output) if tensor.grad_fn is not None]
+    results = [(name, tensor.grad_fn) for name, tensor in returned if tensor.dim()]
+    losses = [(name, tensor.grad_fn) for name, tensor in returned if not tensor.dim()]
+    nearest = {name: _nearest(node, at) for name, node in results}
+    first = next(iter(nearest), "")
+    made = [(calls[0], repr(name)) for name, calls in nearest.items() if len(calls) == 1]
+    main = made[0][0] if len(nearest.get(first, ())) == 1 else None
+    made += [
+        (call, f"from which {name or 'the loss'} is computed") for name, node in losses for call in _nearest(node, at)
+    ]
+    places: dict[int, tuple[Call, str]] = {}
+    for call, what in made:
+        places.setdefault(id(call.node), (call, what))
+    below = {id(node) for call, _ in places.values() for node in _all_below(call.node)}
+    major = [(call.module, what) for call, what in places.values() if id(call.node) not in below]
+    minor = [(call.module, what) for call, what in places.values() if id(call.node) in below and call is main]
+    makers: dict[str, list[str]] = {}
+    for module, what in [*minor, *major]:
+        makers.setdefault(module, []).append(what)
+    under = {id(child) for _, node in results for child in _all_below(node)}
+    unmade = [n for n, node in results if len(nearest[n]) != 1 and (n == first or id(node) not in under)]
+    named_makers = {module: " and ".join(several) for module, several in makers.items()}
+    return Results(named_makers, tuple(unmade))
 
 
 def _nearest(node: Node | None, at: Mapping[int, Call]) -> list[Call]:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
-from feedalign.assign import Rules, as_rules, obstacle
+from feedalign.assign import Candidate, Rules, as_rules, obstacle
 from feedalign.attach import attach, read_model, refuse_unsuited
 from feedalign.blocks import Graph, layer_names
 from feedalign.blueprint import Blueprint
+from feedalign.checking.amount import Amount, amount_of
 from feedalign.checking.bottlenecks import bottlenecks
 from feedalign.checking.returned import Beside, beside_the_output
 from feedalign.describe import Description
-from feedalign.errors import FeedalignError
+from feedalign.errors import AmbiguousShapeError, FeedalignError
 from feedalign.perturbing import perturber_for
+from feedalign.placement import Placement
 from feedalign.points import SATURATING, Points
 from feedalign.probe import Call, Inputs
 from feedalign.recurrent.install import stepwise
@@ -28,9 +30,28 @@ from feedalign.rules.local_greedy import LocalGreedy
 from feedalign.store import FeedbackStore, Held
 from feedalign.suitability import leaks, mend, refuse_unattachable
 from feedalign.tangents import DualCarrier
+from feedalign.tied import tied_notes
 from feedalign.wiring import placement_at, wire
 
 _NOTHING = Unreached((), (), ())
+_NO_FEEDBACK = Amount()
+# Bytes of feedback beyond which no rule is run for a look at its operations.
+_MOST_TO_DRAW = 10**9
+
+
+@dataclass(frozen=True)
+class Given:
+    """Arguments for `attach`.
+
+    Attributes:
+        rule: As for `attach`.
+        points: As for `attach`.
+        output: As for `attach`.
+    """
+
+    rule: Rules
+    points: Points | None = None
+    output: str | None = None
 
 
 @dataclass(frozen=True)
@@ -41,7 +62,7 @@ class Trial:
         refusal: The error that `attach` raises, if any.
         output: Where the error is taken, in words; None where that could not be told.
         description: What teaches each layer; None where `attach` raises.
-        notes: Where estimates are biased or slow.
+        notes: Where estimates are biased or slow, and weights that stand in two places.
         points: Names of the feedback points.
         silent: Those among them that send no signal, on purpose.
         modules: The modules at which the rule cuts, as `points=` takes them.
@@ -58,6 +79,10 @@ class Trial:
         unreached: Layers to which no signal comes.
         beside: What the model returns beside the output.
         holds: What would be registered on the model; whether the model would keep it is asked elsewhere.
+        amount: How much feedback would be held.
+        misfits: Modules of feedback points whose positions no feedback matrix of the rule can join to the error's.
+        misfit: The shapes of the first of them, in words.
+        is_shared: The error and an activation have the same positions, which one matrix serves.
     """
 
     refusal: FeedalignError | None
@@ -80,42 +105,55 @@ class Trial:
     unreached: Unreached = _NOTHING
     beside: tuple[Beside, ...] = ()
     holds: frozenset[Held] = frozenset()
+    amount: Amount = _NO_FEEDBACK
+    misfits: tuple[str, ...] = ()
+    misfit: str = ""
+    is_shared: bool = False
 
 
-def attempt(model: nn.Module, rule: Rules, example_inputs: Inputs, points: Points | None, output: str | None) -> Trial:
+def attempt(model: nn.Module, example_inputs: Inputs, given: Given) -> Trial:
     """Find what `attach` would make of a model, and leave the model as it was.
 
     Args:
         model: The model.
-        rule: As for `attach`.
         example_inputs: As for `attach`.
-        points: As for `attach`.
-        output: As for `attach`.
+        given: The other arguments.
 
     Returns:
         What it would; an error that it would raise is part of it.
     """
     try:
         refuse_unattachable(model)
-        rules = as_rules(rule)
-        with stepwise(model, rules, points) as recurrent:
-            plan, graph = read_model(model, rules, example_inputs, points, output, recurrent)
+        rules = as_rules(given.rule)
+        with stepwise(model, rules, given.points) as recurrent:
+            plan, graph = read_model(model, rules, example_inputs, given.points, given.output, recurrent)
             try:
                 trial, needs_rehearsal = _found(plan, graph)
             finally:
                 for forward in list(recurrent):
                     forward.remove()
         if needs_rehearsal and not any(parameter.is_meta for parameter in model.parameters()):
-            # Whether each operation has a forward-mode derivative shows where the rule runs, and nowhere else.
-            attach(model, rule, example_inputs=example_inputs, points=points, output=output).remove()
+            return _rehearsed(model, example_inputs, given, trial)
     except FeedalignError as error:
         return Trial(error)
     return trial
 
 
+def _rehearsed(model: nn.Module, example_inputs: Inputs, given: Given, trial: Trial) -> Trial:
+    """Whether each operation has a forward-mode derivative shows where the rule runs, and nowhere else."""
+    if trial.refusal is None and trial.amount.bytes > _MOST_TO_DRAW:
+        note = (
+            f"the rule was not run, since its feedback alone is {trial.amount}: operations without forward-mode "
+            "derivatives, if there are any, show in attach"
+        )
+        return replace(trial, notes=(*trial.notes, note))
+    attach(model, given.rule, example_inputs=example_inputs, points=given.points, output=given.output).remove()
+    return trial
+
+
 def _found(plan: Blueprint, graph: Graph) -> tuple[Trial, bool]:
     """What came of it, and whether the rule must run to know the rest."""
-    refusal, description, perturber, holds = None, None, None, frozenset[Held]()
+    refusal, description, perturber, holds, placements = None, None, None, frozenset[Held](), dict[str, Placement]()
     try:
         refuse_unsuited(plan, graph, strict=False)
         wiring = wire(plan, None)
@@ -128,11 +166,12 @@ def _found(plan: Blueprint, graph: Graph) -> tuple[Trial, bool]:
     crossed = {layer for via in uncut.values() for layer in via}
     suited = _suited(plan)
     cutting = [candidate for candidate in plan.candidates if candidate.cuts]
+    misfits = _misfits(plan, cutting)
     trial = Trial(
         refusal,
         place_in_words(plan),
         description,
-        tuple(side_notes(plan, perturber)),
+        (*side_notes(plan, perturber), *tied_notes(plan)),
         points=tuple(candidate.label for candidate in cutting),
         silent=tuple(candidate.label for candidate in cutting if isinstance(candidate.rule, Shallow)),
         modules=tuple(dict.fromkeys(_as_point(plan, candidate.call) for candidate in cutting)),
@@ -149,8 +188,29 @@ def _found(plan: Blueprint, graph: Graph) -> tuple[Trial, bool]:
         unreached=unreached(plan),
         beside=tuple(beside_the_output(plan, graph)),
         holds=holds,
+        amount=amount_of(plan, placements.values()),
+        misfits=tuple(dict.fromkeys(candidate.call.module for candidate in misfits)),
+        misfit=_shapes(plan, misfits[0]) if misfits else "",
+        is_shared=any(one.layout == "shared" and one.num_kept > 1 for one in placements.values()),
     )
     return trial, perturber is not None and isinstance(perturber.carrier, DualCarrier)
+
+
+def _misfits(plan: Blueprint, cutting: Sequence[Candidate]) -> list[Candidate]:
+    """Feedback points at which it cannot be told how the error meets the activation."""
+    found = []
+    for candidate in cutting:
+        if isinstance(candidate.rule, (DirectRule, LocalGreedy)):
+            try:
+                placement_at(plan, candidate.call, candidate.rule, candidate.label)
+            except AmbiguousShapeError:
+                found.append(candidate)
+    return found
+
+
+def _shapes(plan: Blueprint, candidate: Candidate) -> str:
+    assert candidate.call.signature is not None
+    return f"{candidate.label} returns {candidate.call.signature.shape} under an error of {plan.site.signature.shape}"
 
 
 def _recurrent_modules(plan: Blueprint) -> list[str]:
