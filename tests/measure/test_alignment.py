@@ -287,3 +287,22 @@ def test_the_result_is_a_table_and_plain_data() -> None:
     assert lines[0].split()[:4] == ["layer", "signal", "delta", "weight"]
     assert [line.split()[0] for line in lines[1:]] == ["fc1", "fc2", "fc3"]
     assert json.loads(json.dumps(found.to_dict()))["layers"][0]["point"] == "act1"
+
+
+class BareWeight(nn.Module):
+    """A weight that belongs to no layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.act = nn.Parameter(torch.eye(5)), nn.Tanh()
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.act(x @ self.weight))
+
+
+def test_the_models_own_weight_has_a_name_in_the_table() -> None:
+    model, x = BareWeight(), torch.ones(2, 5)
+    fa.attach(model, fa.DFA(), example_inputs=x)
+    found = fa.measure.alignment(model, nn.functional.cross_entropy, (x, torch.tensor([0, 1])))
+    assert "(model)" in str(found).splitlines()[1]

@@ -46,9 +46,14 @@ class Alignment(ByLayer[LayerAlignment]):
     layers: tuple[LayerAlignment, ...]
 
     def __str__(self) -> str:
-        width = max([5, *(len(row.layer) for row in self.layers)])
+        # Parameters of the model's own have no name before theirs.
+        names = [row.layer or "(model)" for row in self.layers]
+        width = max([5, *map(len, names)])
         lines = [f"{'layer'.ljust(width)}  signal   delta  weight   (degrees to backprop)"]
-        lines += [f"{r.layer.ljust(width)}  {r.signal:6.1f}  {r.delta:6.1f}  {r.weight:6.1f}" for r in self.layers]
+        lines += [
+            f"{name.ljust(width)}  {row.signal:6.1f}  {row.delta:6.1f}  {row.weight:6.1f}"
+            for name, row in zip(names, self.layers, strict=True)
+        ]
         return "\n".join(lines)
 
 
