@@ -172,7 +172,7 @@ def place(error: Signature, activation: Signature, positions: str, point: str) -
     error_axis = error_axis_of(error)
     if positions == "full" or (positions == "auto" and _is_plainly_full(error, activation)):
         if error.shape[:1] != activation.shape[:1]:
-            raise _ambiguous(error, activation, point, "their first sizes, the samples, differ")
+            raise _ambiguous(error, activation, point)
         features = activation.shape[1:]
         num_outputs = math.prod(error.shape[1:])
         return Placement("full", error_axis, "last", 1, num_outputs, math.prod(features), features)
@@ -210,7 +210,14 @@ def _positions(shape: tuple[int, ...], axis: FeatureAxis) -> tuple[int, ...]:
     return (shape[0], *shape[2:]) if axis == "second" else shape[:-1]
 
 
-def _ambiguous(error: Signature, activation: Signature, point: str, why: str) -> AmbiguousShapeError:
+def _ambiguous(error: Signature, activation: Signature, point: str, why: str = "") -> AmbiguousShapeError:
+    if error.shape[:1] != activation.shape[:1]:
+        return AmbiguousShapeError(
+            f"The error has shape {error.shape} and the activation at {point!r} {activation.shape}: their first sizes, "
+            "the samples, differ, and nothing tells which row of one belongs to which row of the other. Let samples "
+            "come first in both, choose points with points= behind a pooling over nodes or tokens, or take a rule that "
+            "sends errors back layer by layer, fa.FA()."
+        )
     return AmbiguousShapeError(
         f"The error has shape {error.shape} and the activation at {point!r} {activation.shape}: {why}. Say which it is "
         'with the rule\'s option positions="shared" (one feedback matrix serves every position) or positions="full" '

@@ -30,8 +30,10 @@ class ActivationsTimeFirst(SentenceClassifier):
 
 @pytest.mark.parametrize("make", [ScoresTimeFirst, ActivationsTimeFirst])
 @pytest.mark.parametrize("rule", [fa.DFA(), fa.SignDFA(), fa.DRTP(), fa.DKP(), fa.FDFA()])
-def test_an_ambiguous_layout_names_the_option(make: type[nn.Module], rule: fa.Rule) -> None:
-    words = ("act1", "positions", 'positions="shared"', 'positions="full"')
+def test_samples_that_do_not_come_first_in_both_are_refused_with_what_to_do(
+    make: type[nn.Module], rule: fa.Rule
+) -> None:
+    words = ("act1", "first sizes", "samples", "points=", "fa.FA()")
     assert_refused(make(), errors.AmbiguousShapeError, *words, rule=rule, example_inputs=tokens(3, 4)[0])
 
 

@@ -207,3 +207,30 @@ def test_tables_fit_a_screen_and_no_name_is_lost(make: Any, inputs: Any, output:
             names += [name] if name else []
             name = cell
     assert [*names, name] == [row.layer for row in found.layers]
+
+
+class Functional(nn.Module):
+    """Activations that are functions; behind the last product with a weight rows are mixed and a bias is added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(6, 5), nn.Linear(5, 4)
+        self.last, self.bias = nn.Linear(4, 3, bias=False), nn.Parameter(torch.zeros(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.two(self.one(x).relu()).relu()
+        return torch.ones(len(x), len(x)) @ self.last(h) + self.bias
+
+
+def test_layers_below_layer_wise_feedback_are_layers_to_teach() -> None:
+    found = fa.check(Functional(), torch.randn(2, 6), rule=fa.FA())
+    assert found.verdict == "fine"
+    assert not any("nothing for a rule to teach" in note for note in found.notes)
+
+
+def test_no_point_is_suggested_between_the_last_weight_and_the_output() -> None:
+    """The layer that makes the output has its exact gradient, which nothing needs to cut off."""
+    found = fa.check(Functional(), torch.randn(2, 6))
+    assert found.assumed is not None
+    assert found.assumed.points == ("one", "two")
+    assert found.layer("last").taught_by == ("error",)

@@ -75,6 +75,7 @@ class _DominatorTree:
         self._layers: list[int] = []
         self._read_down()
         self._read_up(is_layer)
+        self._height = self.depth[id(root)]
 
     def _read_down(self) -> None:
         """A node's parent in the tree is the lowest node that all those above it have in common."""
@@ -106,10 +107,13 @@ class _DominatorTree:
         return [node for node in self._layers if self.depth[node] == 1]
 
     def above(self, node: int) -> list[int]:
-        """Return a node and those that dominate it, less the root, from the bottom up."""
+        """Return a node and those that dominate it from the bottom up, less the layer that makes the output.
+
+        That one need not be the root: behind its product a bias may be added, or neighbours in a graph be summed up.
+        """
         found = []
         while node in self._parent:
-            found.append(node)
+            found += [node] if self.depth[node] < self._height else []
             node = self._parent[node]
         return found
 

@@ -183,7 +183,7 @@ def _found(plan: Blueprint, graph: Graph) -> tuple[Trial, bool]:
         leaks=shown(uncut),
         mend=mend(plan),
         gates=shown(layer for layer in layer_names(plan.output_block.direct) if layer in crossed),
-        has_hidden=bool(plan.candidates or plan.output_block.via),
+        has_hidden=bool(plan.candidates or plan.gated or plan.output_block.via),
         longest=max((len(via) for candidate in cutting for via in candidate.block.via.values()), default=0),
         unreached=unreached(plan),
         beside=tuple(beside_the_output(plan, graph)),
