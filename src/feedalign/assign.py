@@ -238,9 +238,9 @@ def _refuse_gateless(rules: dict[str, Rule], gated: dict[str, Gated]) -> None:
     for glob, rule in rules.items():
         if isinstance(rule, LayerwiseRule) and not any(gate.rule is rule for gate in gated.values()):
             raise NoFeedbackPointError(
-                f"{type(rule).__name__} sends the error back through linear layers: nn.Linear, nn.Conv1d/2d/3d and "
-                f"Transformers' Conv1D; none that fires with gradients lies above a trainable layer that {glob!r} "
-                "matches."
+                f"{type(rule).__name__} sends the error back through linear layers: nn.Linear, nn.Conv1d/2d/3d, "
+                "Transformers' Conv1D and PyTorch Geometric's Linear; none that fires with gradients lies above a "
+                f"trainable layer that {glob!r} matches."
             )
 
 

@@ -19,11 +19,17 @@ def is_transformers_conv1d(module: nn.Module) -> bool:
     return type(module).__name__ == "Conv1D" and type(module).__module__ == "transformers.pytorch_utils"
 
 
+def is_geometric_linear(module: nn.Module) -> bool:
+    """Whether a module is the `Linear` of PyTorch Geometric's layers, which is no `nn.Linear` but computes the same."""
+    return type(module).__name__ == "Linear" and type(module).__module__ == "torch_geometric.nn.dense.linear"
+
+
 def feature_axis(module: nn.Module) -> FeatureAxis | None:
     """Return on which axis a layer puts its features; None for modules that do not change it."""
     if isinstance(module, _ConvNd):
         return "second"
-    if isinstance(module, (*_POSITIONLESS, LayerSteps)) or is_transformers_conv1d(module):
+    linear_elsewhere = is_transformers_conv1d(module) or is_geometric_linear(module)
+    if isinstance(module, (*_POSITIONLESS, LayerSteps)) or linear_elsewhere:
         return "last"
     return None
 
@@ -43,7 +49,7 @@ class Adjoint(Protocol):
 
 
 class LinearAdjoint:
-    """`grad @ B` for `nn.Linear` and Transformers' `Conv1D`, B `[out, in]`."""
+    """`grad @ B` for `nn.Linear`, PyTorch Geometric's `Linear` and Transformers' `Conv1D`, B `[out, in]`."""
 
     def __call__(self, grad: Tensor, feedback: Tensor, source_shape: tuple[int, ...]) -> Tensor:
         """See `Adjoint`."""
@@ -99,7 +105,7 @@ def adjoint_of(module: nn.Module) -> Adjoint | None:
 
     A subclass with a forward of its own may compute anything, so it does not count.
     """
-    if is_transformers_conv1d(module):
+    if is_transformers_conv1d(module) or is_geometric_linear(module):
         return LinearAdjoint()
     if isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward:
         return LinearAdjoint()

@@ -189,8 +189,9 @@ def mend(plan: Blueprint) -> str:
     """Return the sentence that says how to close a leak."""
     if not any(candidate.cuts for candidate in plan.candidates):
         return (
-            "Layers other than nn.Linear, nn.Conv1d/2d/3d and Transformers' Conv1D send errors down through their true "
-            "weights, and layer-wise rules have no feedback for them; a direct rule such as fa.DFA() cuts there."
+            "Layers other than nn.Linear, nn.Conv1d/2d/3d, Transformers' Conv1D and PyTorch Geometric's Linear send "
+            "errors down through their true weights, and layer-wise rules have no feedback for them; a direct rule "
+            "such as fa.DFA() cuts there."
         )
     return (
         "Add feedback points behind them: points= replaces the default points, so list these too, e.g. "
