@@ -50,7 +50,7 @@ clean: ## remove the environment and everything that was built
 	rm -rf $(VENV) docs/_build build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/.installed-all: pyproject.toml constraints.txt | $(VENV)/.created
-	$(PIP_INSTALL) -e '.[language,docs,dev]'
+	$(PIP_INSTALL) -e '.[language,graphs,clicks,scenes,docs,dev]'
 	@touch $(VENV)/.installed-lab $@
 
 $(VENV)/.installed-lab: pyproject.toml constraints.txt | $(VENV)/.created

@@ -39,6 +39,9 @@ def main(arguments: list[str] | None = None, records: Path = RECORDS) -> None:
 def _summary_of(run: dict[str, Any]) -> dict[str, Any]:
     """A run without what it tells of single epochs, and of the folders of the machine."""
     kept = {key: value for key, value in run.items() if key not in _LEFT_OUT}
+    prefix, colon, path = str(kept.get("config", {}).get("data", "")).partition(":")
+    if colon:
+        kept["config"] = {**kept["config"], "data": f"{prefix}:{Path(path).name}"}
     if "text" in kept:
         kept["text"] = {key: value for key, value in kept["text"].items() if key != "source"}
     return kept

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from tables import Record, counted, number, table, threads
+from tables import Record, counted, number, read, table, threads
 
 # Mean and standard deviation of the test accuracy in percent over five runs: Table 1 of "Direct Feedback Alignment for
 # Recurrent Neural Networks". Its GRU resets the state before the matrix product.
@@ -56,8 +56,8 @@ def paper(record: Record) -> str:
             f"{case.run['settings'][case.rule]['learning_rate']:g}",
             str(case.run["config"]["schedule"]["epochs"]),
             str(case.summary["num_trials"]),
-            _accuracy(case.summary, "test_error"),
-            _accuracy(case.summary, "test_error_chosen"),
+            _accuracy(case.summary, "test_score"),
+            _accuracy(case.summary, "test_score_chosen"),
             _largest_class(case.run),
             _of_paper(case),
         )
@@ -90,8 +90,8 @@ def forecasts(record: Record) -> str:
             number(case.run["settings"][case.rule].get("gamma"), 2),
             str(case.run["config"]["schedule"]["epochs"]),
             str(case.summary["num_trials"]),
-            _spread(case.summary["test_error"], 4),
-            _spread(case.summary["test_error_chosen"], 4),
+            _spread(case.summary["test_score"], 4),
+            _spread(case.summary["test_score_chosen"], 4),
         )
         for case in cases
     ]
@@ -109,7 +109,7 @@ def _cases(record: Record) -> list[_Case]:
     """Every rule of every run; the record is one `results.json`, or holds several."""
     return [
         _Case(run["config"]["data"], _cell_of(network), network, summary["rule"], run, summary)
-        for run in record.get("runs", [record])
+        for run in map(read, record.get("runs", [record]))
         for network in [run["config"]["network"]]
         for summary in run["summary"]
     ]

@@ -16,6 +16,7 @@ import re
 import sys
 from pathlib import Path
 
+import field_tables
 import figures
 import language_tables
 import recurrent_tables
@@ -24,7 +25,9 @@ import tables
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "docs" / "records"
 FIGURES = ROOT / "docs" / "figures"
-FROM_RECORDS = tables.FROM_RECORDS | recurrent_tables.FROM_RECORDS | language_tables.FROM_RECORDS
+FROM_RECORDS = (
+    tables.FROM_RECORDS | recurrent_tables.FROM_RECORDS | language_tables.FROM_RECORDS | field_tables.FROM_RECORDS
+)
 
 _BLOCK = re.compile(r"(<!-- (numbers|table):(\S+) -->\n)(.*?)(<!-- /\2 -->)", re.DOTALL)
 _NOT_RECORDED = "*Not recorded yet.*"

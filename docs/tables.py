@@ -9,6 +9,9 @@ import feedalign as fa
 
 Record = dict[str, Any]
 
+RESULTS_FORMAT = 2
+"""The layout of `results.json` that is read, as `docs/command-line.md` tells it."""
+
 # What a benchmark's contestants are called in the table, in its order.
 _CONTESTANTS = ("dfa", "dfa by hand", "drtp streaming", "fa", "shallow")
 
@@ -49,17 +52,17 @@ def _summary(rule: type[fa.Rule]) -> str:
 
 def comparison(record: Record) -> str:
     """Render the `results.json` of a `feedalign compare`: error, angles and cost of each rule."""
-    summaries = record["summary"]
+    summaries, metric = read(record)["summary"], record["metric"]
     layers = _layers_with_angles(record)
     cost = {entry["rule"]: entry for entry in record["cost"]}
-    digits = 2 if record["error_unit"] == "%" else 4
-    head = ["rule", f"test error ({record['error_unit']})", "over the last 10 epochs"]
+    digits = metric["digits"]
+    head = ["rule", f"test {heading(metric)}", "over the last 10 epochs"]
     head += [f"angle, layer {layer}" for layer in layers] + ["step time", "peak memory"]
     rows = [
         (
             entry["rule"],
-            _spread(entry, "test_error", digits),
-            _spread(entry, "test_error_last_epochs", digits),
+            _spread(entry, "test_score", digits),
+            _spread(entry, "test_score_last_epochs", digits),
             *(number(entry["angles"].get(layer), 0, "°") for layer in layers),
             number(cost.get(entry["rule"], {}).get("time_ratio"), 2),
             number(cost.get(entry["rule"], {}).get("memory_ratio"), 2),
@@ -71,15 +74,40 @@ def comparison(record: Record) -> str:
 
 def _comparison_caption(record: Record) -> str:
     config, where = record["config"], record["environment"]
-    trials, epochs = config["trials"], config["schedule"]["epochs"]
+    trials, epochs, metric = config["trials"], config["schedule"]["epochs"], record["metric"]["name"]
     over = f"mean ± standard deviation over {trials} trials" if trials > 1 else "one trial"
     return (
-        f"`{config['data']}`, network `{config['network']}`, {counted(epochs, 'epoch')}, test error after the last "
+        f"`{config['data']}`, network `{config['network']}`, {counted(epochs, 'epoch')}, test {metric} after the last "
         f"one and on average over the last 10 (or all, if fewer), {over}. Angles are between the rule's and backprop's "
         "gradients at each layer's output, after training; "
         f"step time and peak memory are over backprop's. PyTorch {where['torch']}, "
         f"{threads(where) + ' of a CPU' if where['device'] == 'cpu' else where['device_name']}."
     )
+
+
+def read(record: Record) -> Record:
+    """A record of `feedalign compare`, if its layout is the one that is read here.
+
+    Args:
+        record: What a `results.json` holds.
+
+    Returns:
+        The same.
+
+    Raises:
+        ValueError: It has another layout.
+    """
+    if record.get("format") != RESULTS_FORMAT:
+        raise ValueError(
+            f"The record has format {record.get('format')}, and format {RESULTS_FORMAT} is read: record the run again "
+            "with this version of feedalign compare."
+        )
+    return record
+
+
+def heading(metric: Record) -> str:
+    """The name of a metric with its unit."""
+    return f"{metric['name']} ({metric['unit']})" if metric["unit"] else str(metric["name"])
 
 
 def threads(where: Record) -> str:

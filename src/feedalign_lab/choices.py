@@ -1,6 +1,7 @@
 """From the rule names a user types to rules, and which of them can learn what."""
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import feedalign as fa
 from feedalign.rules import DirectRule, Rule
@@ -13,9 +14,24 @@ ALL = "all"
 _MIN_HIDDEN_OF_LOCAL_LOSSES = 2
 
 
+class Learnable(Protocol):
+    """What is to be learned by what, in any domain."""
+
+    @property
+    def where(self) -> str:
+        """The data and the network, in words."""
+
+    @property
+    def is_forecast(self) -> bool:
+        """Whether there is a value to tell at every step of a series."""
+
+    def lack(self, rule: str) -> str | None:
+        """What a rule needs and is not there, e.g. "needs classes"; None where it can learn this."""
+
+
 @dataclass(frozen=True)
 class Case:
-    """What is to be learned by what.
+    """A data set of tensors and a network for it.
 
     Attributes:
         data: Name of the data set.
@@ -59,12 +75,41 @@ class Case:
         return TASKS_WITHOUT_CLASSES.get(self.data, "classification")
 
     @property
+    def where(self) -> str:
+        """The data and the network, in words."""
+        return f"{self.network.text} on {self.data}" + (" with frozen convolutions" if self.is_transfer else "")
+
+    @property
+    def is_forecast(self) -> bool:
+        """Whether there is a value to tell at every step of a series."""
+        return self.task == "forecasting"
+
+    @property
     def num_hidden(self) -> int:
         """Hidden layers that learn; convolutions are counted as one, which is enough to know."""
         num_hidden = self.network.num_hidden
         if self.network.family in {"conv", "conv-random"} and self.data.startswith("cifar"):
             num_hidden += 1
         return num_hidden if self.is_transfer or not self.network.has_trained_convolutions else num_hidden + 1
+
+    def lack(self, rule: str) -> str | None:
+        """What a rule needs and this case does not have.
+
+        Args:
+            rule: A name out of `rule_names()`.
+
+        Returns:
+            The need in words, e.g. "needs classes"; None where the rule can learn it.
+        """
+        if self.task != "classification" and rule in {"drtp", "lg-fg-a"}:
+            return "needs classes"
+        if rule == "drtp" and self.network.is_rectified:
+            return "needs hidden units that saturate, such as tanh"
+        if rule == "fg-w" and self.network.family == "lstm":
+            return "needs forward-mode differentiation, which torch's LSTM does not have"
+        if rule == "lg-fg-a" and self.num_hidden < _MIN_HIDDEN_OF_LOCAL_LOSSES:
+            return "needs two hidden layers that learn"
+        return None
 
 
 def rule_names() -> tuple[str, ...]:
@@ -106,28 +151,7 @@ def make_rule(name: str, task: Task, gamma: float | None = None) -> Rule:
     return replace(rule, gamma=gamma) if isinstance(rule, DirectRule) and gamma is not None else rule
 
 
-def lack(name: str, case: Case) -> str | None:
-    """What a rule needs and a case does not have.
-
-    Args:
-        name: A name out of `rule_names()`.
-        case: What is to be learned by what.
-
-    Returns:
-        The need in words, e.g. "needs classes"; None where the rule can learn it.
-    """
-    if case.task != "classification" and name in {"drtp", "lg-fg-a"}:
-        return "needs classes"
-    if name == "drtp" and case.network.is_rectified:
-        return "needs hidden units that saturate, such as tanh"
-    if name == "fg-w" and case.network.family == "lstm":
-        return "needs forward-mode differentiation, which torch's LSTM does not have"
-    if name == "lg-fg-a" and case.num_hidden < _MIN_HIDDEN_OF_LOCAL_LOSSES:
-        return "needs two hidden layers that learn"
-    return None
-
-
-def refuse_unsuited(name: str, case: Case) -> None:
+def refuse_unsuited(name: str, case: Learnable) -> None:
     """Refuse a rule that cannot learn a case.
 
     Args:
@@ -139,12 +163,11 @@ def refuse_unsuited(name: str, case: Case) -> None:
         UnknownNameError: There is no such rule.
     """
     rule_class(name)
-    if (need := lack(name, case)) is not None:
-        where = f"{case.network.text} on {case.data}" + (" with frozen convolutions" if case.is_transfer else "")
-        raise SettingError(f"{name} {need}, so it cannot train {where}: choose other rules, or {ALL} that can.")
+    if (need := case.lack(name)) is not None:
+        raise SettingError(f"{name} {need}, so it cannot train {case.where}: choose other rules, or {ALL} that can.")
 
 
-def left_out(text: str, case: Case) -> dict[str, str]:
+def left_out(text: str, case: Learnable) -> dict[str, str]:
     """The rules that "all" does not stand for in a case.
 
     Args:
@@ -156,10 +179,10 @@ def left_out(text: str, case: Case) -> dict[str, str]:
     """
     if text.strip().lower() != ALL:
         return {}
-    return {name: need for name in rule_names() if (need := lack(name, case)) is not None}
+    return {name: need for name in rule_names() if (need := case.lack(name)) is not None}
 
 
-def parse_rule_names(text: str, case: Case) -> tuple[str, ...]:
+def parse_rule_names(text: str, case: Learnable) -> tuple[str, ...]:
     """Split a list of rule names.
 
     Args:
@@ -176,7 +199,7 @@ def parse_rule_names(text: str, case: Case) -> tuple[str, ...]:
     if not names:
         raise SettingError(f"No rule is named: give {ALL!r} or some of {', '.join(rule_names())}.")
     if names == [ALL]:
-        return tuple(name for name in rule_names() if lack(name, case) is None)
+        return tuple(name for name in rule_names() if case.lack(name) is None)
     for name in names:
         refuse_unsuited(name, case)
     return tuple(dict.fromkeys(names))

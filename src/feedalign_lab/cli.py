@@ -18,7 +18,8 @@ Examples:
   feedalign rules
   feedalign --version
 """
-_COMPARE = """Train one network under several rules and put error, angles to backprop and cost side by side.
+_COMPARE = """Train one network under several rules and put error (or another metric), angles to backprop and cost side
+by side.
 
 Examples:
   feedalign compare
@@ -29,6 +30,9 @@ Examples:
   feedalign compare --data cifar10 --network cnn-bn --transfer --transfer-epochs 20 --rules backprop,dfa,fdfa
   feedalign compare --data libras --network gru-512 --rules dfa,backprop
   feedalign compare --data mackey-glass --network gru-50 --rules dfa,shallow,backprop
+  feedalign compare --data cora --network gat --rules backprop,dfa,shallow --trials 5
+  feedalign compare --data criteo:train.txt --network deepfm --rules backprop,dfa,shallow --trials 1
+  feedalign compare --data nerf:my-scene --network nerf-tiny --rules backprop,dfa,shallow --trials 1
 """
 _TRAIN = """Train one network under one rule and save its weights.
 
@@ -36,16 +40,19 @@ Examples:
   feedalign train --rule drtp
   feedalign train --data mnist --network fc2-1000 --rule dfa --epochs 10 --dropout 0.1 --out runs/dfa
   feedalign train --data mnist --network cnn-bn --rule fdfa --epochs 10
+  feedalign train --data adult --network deepfm --rule dfa
 """
-_TUNE = """Search a grid of networks, batch sizes and learning rates on the validation part of a data set.
+_TUNE = """Search a grid of networks, batch sizes, rates, weight decays and dropouts on the validation part of the data.
 
-Where the data set has no such part, a fifth of the training part is held out. Test data is never looked at. The
-candidate with the lowest mean error after the last epoch wins.
+Where images, series or simulated data have no such part, a fifth of the training part is held out. Nothing is chosen by
+test data. The candidate with the best mean after the last epoch wins, or, where a field judges at the epoch with the
+best validation score, at that.
 
 Examples:
   feedalign tune --networks fc1-100 --rules dfa,backprop
   feedalign tune --data libras --networks gru-before-50,gru-before-512 --rules dfa,backprop --epochs 100 \
       --rates 0.0005 0.001 0.005 0.01 --batch-sizes 10 100 256 --clip 2 --trials 1
+  feedalign tune --data cora --networks gcn --rules dfa --rates 0.005 0.01 --weight-decays 0 1e-4 --dropouts 0 0.1 0.5
 """
 _LANGUAGE = """Train a Transformer to tell the next token of a text, under several rules, and show what it writes.
 
@@ -62,6 +69,7 @@ _DESCRIBE = """Show what teaches each layer of a network under a rule.
 Examples:
   feedalign describe --rule dfa
   feedalign describe --data mnist --network conv --rule fa
+  feedalign describe --data cora --network gat --rule dfa
 """
 _CHECK = """Tell, before any training, what a rule would teach in a model of your own, and what to change.
 

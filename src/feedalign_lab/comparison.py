@@ -1,6 +1,6 @@
 """The main job: the same network and data under several rules, trial by trial."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -8,26 +8,19 @@ from typing import Any, Literal
 import torch
 
 from feedalign_lab.cost import CostRecord, measure_cost
-from feedalign_lab.data.dataset import Dataset, DatasetFacts
-from feedalign_lab.data.trivial import trivial_errors
 from feedalign_lab.environment import Environment, describe_environment
 from feedalign_lab.errors import DivergedError
-from feedalign_lab.learner import Learner, LearnerSpec, loss_name, make_learner
-from feedalign_lab.models import NetworkFacts, build_network, network_facts
-from feedalign_lab.models.transfer import Features, features_of, freeze_features
+from feedalign_lab.learner import LearnerSpec
 from feedalign_lab.plan import BASELINE, Plan
 from feedalign_lab.plots import draw_angles, draw_learning_curves
-from feedalign_lab.records import EpochRecord, RuleSummary, Spread, TrialResult, spread, summarize
+from feedalign_lab.records import RuleSummary, Spread, TrialResult, Watch, spread, summarize
 from feedalign_lab.results import ANGLES_NAME, CURVES_NAME, WEIGHTS_NAME, ResultsFolder
+from feedalign_lab.running import dropout_stream
 from feedalign_lab.seeding import stream_seed
+from feedalign_lab.task import Metric, ResultFile, Task, Tell, Trial, silent
 from feedalign_lab.training import run_trial
-from feedalign_lab.transfer import train_features, untrained_features
 
-_RESULTS_FORMAT = 1
-
-OnEpoch = Callable[[EpochRecord], None]
-Watch = Callable[[str, int, int], OnEpoch]
-"""Told the rule, number and epochs of each trial before it starts; gives what to call after each epoch."""
+RESULTS_FORMAT = 2
 
 
 @dataclass
@@ -36,22 +29,19 @@ class Comparison:
 
     Attributes:
         plan: What is compared.
-        dataset: What the data set consists of.
-        network: What the network consists of.
-        error_unit: Unit of the test error, "%" or "mean squared error".
-        trivial: Test errors of predictors that learn nothing, over the trials' splits.
+        task: The data and the network.
+        trivial: The metric of predictors that learn nothing, over the trials' splits.
         environment: Versions and machine.
         status: "running", "finished" or "interrupted".
         cost: Step time and memory per rule.
         features: How the convolutions of each trial were trained, where they are transferred.
         trials: Results so far, trial by trial and in each by rule.
         files: What was written.
+        result_files: Names of what the task's trials left behind, among `files`.
     """
 
     plan: Plan
-    dataset: DatasetFacts
-    network: NetworkFacts
-    error_unit: str
+    task: Task
     trivial: Mapping[str, Spread]
     environment: Environment
     status: Literal["running", "finished", "interrupted"] = "running"
@@ -59,57 +49,70 @@ class Comparison:
     features: list[TrialResult] = field(default_factory=list)
     trials: list[TrialResult] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
+    result_files: list[str] = field(default_factory=list)
+
+    @property
+    def metric(self) -> Metric:
+        """What trials are judged by."""
+        return self.task.metric
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there is a validation part that an epoch can be chosen on."""
+        return any(epoch.validation_score is not None for result in self.trials for epoch in result.epochs)
 
     def summaries(self) -> tuple[RuleSummary, ...]:
         """One summary per rule, in the order of the plan."""
-        return tuple(summarize(rule, self.trials) for rule in self.plan.rules)
+        return tuple(summarize(rule, self.trials, self.metric.better) for rule in self.plan.rules)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as nested containers for a JSON file."""
-        streams: tuple[Literal["weights", "feedback", "order", "dropout", "classifier", "split"], ...] = (
-            "weights", "feedback", "order", "dropout", "classifier", "split",
-        )  # fmt: skip
+        task, plan = self.task, self.plan
         return {
-            "format": _RESULTS_FORMAT,
+            "format": RESULTS_FORMAT,
             "status": self.status,
-            "config": asdict(self.plan),
-            "data": self.dataset,
-            "network": self.network,
-            "loss": loss_name(self.plan.network, self.dataset.task),
-            "optimizer": "Adam",
-            "settings": {rule: self.plan.setting(rule) for rule in self.plan.rules},
+            "config": asdict(plan),
+            "data": dict(task.data_facts()),
+            "network": dict(task.network_facts()),
+            "loss": task.loss,
+            "optimizer": task.optimizer,
+            "settings": {rule: plan.setting(rule) for rule in plan.rules},
             "seeds": [
-                {stream: stream_seed(self.plan.seed, trial, stream) for stream in streams}
-                for trial in range(self.plan.trials)
+                {stream: stream_seed(plan.seed, trial, stream) for stream in task.streams()}
+                for trial in range(plan.trials)
             ],
             "environment": self.environment,
-            "error_unit": self.error_unit,
+            "metric": task.metric,
+            "other_metrics": task.others,
+            "judged_at": task.judged_at,
             "trivial": self.trivial,
             "cost": self.cost,
             "summary": self.summaries(),
+            "result_files": self.result_files,
             "features": self.features,
             "trials": self.trials,
         }
 
 
-def run_comparison(plan: Plan, dataset: Dataset, folder: ResultsFolder, watch: Watch) -> Comparison:
+def run_comparison(plan: Plan, task: Task, folder: ResultsFolder, watch: Watch, tell: Tell = silent) -> Comparison:
     """Measure the cost of the rules, train every trial of each, and write results as they come.
 
     Ctrl-C ends the comparison early; what was done is kept, written and marked as interrupted.
 
     Args:
         plan: What to compare.
-        dataset: The data set of the plan, on the device to train on.
+        task: The data and the network of the plan, on the device to train on.
         folder: Where `results.json` and the images go.
         watch: Told of every trial and epoch.
+        tell: Told how far something long is.
 
     Returns:
         The comparison.
     """
-    comparison = _start(plan, dataset)
+    comparison = _start(plan, task, folder)
     try:
-        comparison.cost = _measure_cost(plan, dataset)
-        _run_trials(comparison, dataset, folder, watch)
+        comparison.cost = _measure_cost(plan, task)
+        _run_trials(comparison, folder, watch, tell)
     except KeyboardInterrupt:
         comparison.status = "interrupted"
     if comparison.status == "running":
@@ -119,7 +122,7 @@ def run_comparison(plan: Plan, dataset: Dataset, folder: ResultsFolder, watch: W
     return comparison
 
 
-def run_training(plan: Plan, dataset: Dataset, folder: ResultsFolder, watch: Watch) -> Comparison:
+def run_training(plan: Plan, task: Task, folder: ResultsFolder, watch: Watch, tell: Tell = silent) -> Comparison:
     """Train one trial of one rule and save the weights of the plain network beside the results.
 
     The weights are those of the network alone, without feedback; they load into the same network with
@@ -127,18 +130,19 @@ def run_training(plan: Plan, dataset: Dataset, folder: ResultsFolder, watch: Wat
 
     Args:
         plan: What to train, with a single rule and a single trial.
-        dataset: The data set of the plan, on the device to train on.
+        task: The data and the network of the plan, on the device to train on.
         folder: Where `results.json`, `weights.pt` and the images go.
         watch: Told of the trial and its epochs.
+        tell: Told how far something long is.
 
     Returns:
         The comparison of that one rule with nothing else; its cost is not measured.
     """
-    comparison = _start(plan, dataset)
-    learner: Learner | None = None
+    comparison = _start(plan, task, folder)
+    trial: Trial | None = None
     try:
-        features = _train_features(comparison, 0, dataset, watch)
-        learner = _run_trial(comparison, plan.rules[0], 0, dataset, features, watch)
+        _prepare(comparison, 0, watch)
+        trial = _run_trial(comparison, plan.rules[0], 0, watch, tell)
     except DivergedError as error:
         _give_up(comparison, 0, str(error))
     except KeyboardInterrupt:
@@ -146,43 +150,48 @@ def run_training(plan: Plan, dataset: Dataset, folder: ResultsFolder, watch: Wat
     if comparison.status == "running":
         comparison.status = "finished"
     _write(comparison, folder)
-    if learner is not None and comparison.trials[0].status != "diverged":
-        learner.handle.remove()
-        weights = learner.model.state_dict()
-        _note(comparison.files, folder.write(WEIGHTS_NAME, lambda stream: torch.save(weights, stream)))
+    if trial is not None:
+        _keep_trial(comparison, trial, folder)
     _draw(comparison, folder)
     return comparison
 
 
-def _start(plan: Plan, dataset: Dataset) -> Comparison:
-    """An empty comparison, once plan and data are known to go together."""
-    plan.schedule.check(dataset, plan.network)
-    unit = "%" if dataset.task == "classification" else "mean squared error"
-    network = build_network(plan.network, dataset, seed=0)
-    if plan.transfer_epochs is not None:
-        freeze_features(network, features_of(network))
-    facts = dataset.facts(), network_facts(plan.network, network, dataset)
-    return Comparison(plan, *facts, unit, _trivial(plan, dataset), describe_environment(dataset.x_train.device))
+def _keep_trial(comparison: Comparison, trial: Trial, folder: ResultsFolder) -> None:
+    """Write what a finished trial leaves behind, and the weights of one that did not diverge."""
+    status = comparison.trials[0].status
+    try:
+        if status == "finished":
+            _write_result_files(comparison, trial.results(), folder)
+    except KeyboardInterrupt:
+        comparison.status = "interrupted"
+    finally:
+        if status != "diverged":
+            for handle in trial.handles():
+                handle.remove()
+            weights = trial.model.state_dict()
+            _note(comparison.files, folder.write(WEIGHTS_NAME, lambda stream: torch.save(weights, stream)))
+    _write(comparison, folder)
 
 
-def _trivial(plan: Plan, dataset: Dataset) -> dict[str, Spread]:
+def _start(plan: Plan, task: Task, folder: ResultsFolder) -> Comparison:
+    """An empty comparison, in a folder without what an earlier one left behind."""
+    folder.remove_result_files()
+    return Comparison(plan, task, _trivial(plan, task), describe_environment(task.device))
+
+
+def _trivial(plan: Plan, task: Task) -> dict[str, Spread]:
     """What can be told without learning, trial by trial where each has a split of its own."""
-    num_splits = plan.trials if dataset.pool is not None else 1
-    errors = [trivial_errors(dataset.of_trial(plan.seed, trial)) for trial in range(num_splits)]
-    return {what: spread([of_split[what] for of_split in errors]) for what in errors[0]}
+    scores = [task.trivial(plan.seed, trial) for trial in range(plan.trials if task.is_redrawn else 1)]
+    return {what: spread([of_split[what] for of_split in scores]) for what in scores[0]}
 
 
-def _measure_cost(plan: Plan, dataset: Dataset) -> tuple[CostRecord, ...]:
+def _measure_cost(plan: Plan, task: Task) -> tuple[CostRecord, ...]:
     """Cost of backprop and the plan's rules, on networks of their own, all on one batch."""
-    x = dataset.x_train[: plan.schedule.batch_size]
-    y = dataset.encode(dataset.y_train[: plan.schedule.batch_size])
     rules = dict.fromkeys([BASELINE, *plan.rules])
     # Without a learning rate all rules are timed at the same weights, however many steps the timing takes.
-    specs = {rule: _at_rest(plan.spec(rule, 0)) for rule in rules}
-    features = untrained_features(plan, dataset)
-    learners = {rule: make_learner(spec, dataset, features) for rule, spec in specs.items()}
-    steps = {rule: _bound_step(learner, x, y) for rule, learner in learners.items()}
-    return measure_cost(steps, BASELINE, dataset.x_train.device)
+    trials = {rule: task.trial(_at_rest(plan.spec(rule, 0))) for rule in rules}
+    with dropout_stream(stream_seed(plan.seed, 0, "dropout"), task.device):
+        return measure_cost({rule: trial.step for rule, trial in trials.items()}, BASELINE, task.device)
 
 
 def _at_rest(spec: LearnerSpec) -> LearnerSpec:
@@ -191,62 +200,55 @@ def _at_rest(spec: LearnerSpec) -> LearnerSpec:
     return replace(spec, learning_rate=0.0, feedback_learning_rate=feedback_rate)
 
 
-def _bound_step(learner: Learner, x: torch.Tensor, y: torch.Tensor) -> Callable[[], object]:
-    """The learner's step on one batch, with the gradients given back at its end.
-
-    Given back at the start of the next step, they would be freed in the memory measurement without having
-    been allocated in it.
-    """
-
-    def step() -> None:
-        learner.step(x, y)
-        learner.optimizer.zero_grad()
-
-    return step
-
-
-def _run_trials(comparison: Comparison, dataset: Dataset, folder: ResultsFolder, watch: Watch) -> None:
+def _run_trials(comparison: Comparison, folder: ResultsFolder, watch: Watch, tell: Tell) -> None:
     """Train trial after trial, all rules in each, so that stopping early leaves a fair comparison."""
-    for trial in range(comparison.plan.trials):
+    for number in range(comparison.plan.trials):
         try:
-            features = _train_features(comparison, trial, dataset, watch)
+            _prepare(comparison, number, watch)
         except DivergedError as error:
-            _give_up(comparison, trial, str(error))
+            _give_up(comparison, number, str(error))
             continue
         for rule in comparison.plan.rules:
-            _run_trial(comparison, rule, trial, dataset, features, watch)
+            _run_rule(comparison, rule, number, folder, watch, tell)
             if comparison.status == "interrupted":
                 return
-            _write(comparison, folder)
+        if number == 0:
+            _write_result_files(comparison, comparison.task.results(), folder)
 
 
-def _run_trial(
-    comparison: Comparison, rule: str, trial: int, dataset: Dataset, features: Features | None, watch: Watch
-) -> Learner:
+def _run_rule(comparison: Comparison, rule: str, number: int, folder: ResultsFolder, watch: Watch, tell: Tell) -> None:
+    """Train one trial of one rule; write the figures, and what the rule's first trial leaves behind."""
+    trial = _run_trial(comparison, rule, number, watch, tell)
+    if comparison.status == "interrupted":
+        return
+    _write(comparison, folder)
+    if number == 0 and comparison.trials[-1].status == "finished":
+        files = [(f"{rule}-{name}", write) for name, write in trial.results()]
+        _write_result_files(comparison, files, folder)
+
+
+def _run_trial(comparison: Comparison, rule: str, number: int, watch: Watch, tell: Tell) -> Trial:
     """Train one trial of one rule and keep the result."""
-    spec, schedule = comparison.plan.spec(rule, trial), comparison.plan.schedule
-    dataset = dataset.of_trial(spec.seed, trial)
-    learner = make_learner(spec, dataset, features)
-    result = run_trial(learner, spec, schedule, dataset, watch(rule, trial, schedule.epochs))
+    spec, schedule = comparison.plan.spec(rule, number), comparison.plan.schedule
+    trial = comparison.task.trial(spec)
+    trial.tell = tell
+    result = run_trial(trial, spec, schedule, watch(rule, number, schedule.epochs))
     comparison.trials.append(result)
     if result.status == "interrupted":
         comparison.status = "interrupted"
-    return learner
+    return trial
 
 
-def _train_features(comparison: Comparison, trial: int, dataset: Dataset, watch: Watch) -> Features | None:
-    """Train the convolutions of a trial and keep the result; None where nothing is transferred."""
-    plan = comparison.plan
-    if plan.transfer_epochs is None:
-        return None
-    on_epoch = watch("convolutions", trial, plan.transfer_epochs)
-    result, features = train_features(plan, trial, dataset, on_epoch)
+def _prepare(comparison: Comparison, number: int, watch: Watch) -> None:
+    """Train what all rules of a trial build upon, and keep the result."""
+    result = comparison.task.prepare(number, watch)
+    if result is None:
+        return
     comparison.features.append(result)
     if result.status == "interrupted":
         raise KeyboardInterrupt
     if result.status == "diverged":
         raise DivergedError(result.message)
-    return features
 
 
 def _give_up(comparison: Comparison, trial: int, reason: str) -> None:
@@ -255,6 +257,14 @@ def _give_up(comparison: Comparison, trial: int, reason: str) -> None:
     for rule in comparison.plan.rules:
         rate = comparison.plan.setting(rule).learning_rate
         comparison.trials.append(TrialResult(rule, trial, rate, "diverged", f"{rule}: {message}", ()))
+
+
+def _write_result_files(comparison: Comparison, files: Sequence[ResultFile], folder: ResultsFolder) -> None:
+    """Write what trials leave behind beside their figures."""
+    for name, write in files:
+        path = folder.write_file(name, write)
+        _note(comparison.files, path)
+        comparison.result_files += [] if path.name in comparison.result_files else [path.name]
 
 
 def _write(comparison: Comparison, folder: ResultsFolder) -> None:
@@ -268,7 +278,7 @@ def _draw(comparison: Comparison, folder: ResultsFolder) -> None:
     if not any(result.epochs for result in comparison.trials):
         return
     title = _title(comparison)
-    curves = draw_learning_curves(plan.rules, comparison.trials, title, comparison.error_unit)
+    curves = draw_learning_curves(plan.rules, comparison.trials, title, comparison.metric)
     angles = draw_angles(plan.rules, comparison.trials, title)
     for name, image in ((CURVES_NAME, curves), (ANGLES_NAME, angles)):
         if image is not None:

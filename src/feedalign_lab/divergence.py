@@ -1,6 +1,7 @@
 """When a trial has diverged, and the sentence that says where."""
 
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,19 @@ from torch.nn import functional
 from feedalign.errors import ErrorFormError
 from feedalign_lab.errors import DivergedError
 from feedalign_lab.learner import Learner
+
+
+class Trained(Protocol):
+    """What is trained: a trial, or a learner."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The network."""
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """What moves it."""
+
 
 _BLOWN_UP = 2.0
 # Where a sigmoid's slope is below this, PyTorch's binary cross-entropy no longer passes the whole error on.
@@ -48,7 +62,7 @@ def checked_step(learner: Learner, rule: str, x: Tensor, y: Tensor, when: str) -
             raise
         raise DivergedError(
             f"{rule}: the outputs are saturated at {when}, so that the targets can no longer be read from the error; "
-            f"{_advice(learner)}."
+            f"{advice(learner)}."
         ) from error
     return value
 
@@ -59,29 +73,42 @@ def _is_saturated(learner: Learner, output: Tensor) -> bool:
     return is_sigmoid and bool((output * (1 - output) < _SATURATED_SLOPE).any())
 
 
-def check_the_end(learner: Learner, rule: str, untrained_loss: float, last_loss: float) -> None:
+def check_the_end(trained: Trained, rule: str, untrained_loss: float, last_loss: float) -> None:
     """Refuse to call a trial finished whose loss blew up without ceasing to be finite.
 
     Args:
-        learner: The learner after its last step.
+        trained: The model after its last step.
         rule: Name of its rule, for the sentence.
-        untrained_loss: Loss before the first step.
+        untrained_loss: Loss before the first step; nan where it is not known, and then nothing is refused.
         last_loss: Mean training loss of the last epoch.
 
     Raises:
         DivergedError: The loss is far above that of the start, or no lower while every gradient is zero.
     """
-    against = f"against {untrained_loss:.3g} of the untrained network; {_advice(learner)}."
+    against = f"against {untrained_loss:.3g} of the untrained network; {advice(trained)}."
     if last_loss > _BLOWN_UP * untrained_loss:
         raise DivergedError(f"{rule}: the training loss of the last epoch is {last_loss:.3g}, {against}")
-    gradients = [parameter.grad for parameter in learner.model.parameters() if parameter.grad is not None]
-    if last_loss >= untrained_loss and not any(bool(gradient.any()) for gradient in gradients):
+    if last_loss >= untrained_loss and has_stopped(trained.model):
         raise DivergedError(f"{rule}: every gradient is zero at a training loss of {last_loss:.3g}, {against}")
 
 
-def _advice(learner: Learner) -> str:
-    """What to try."""
-    return f"try a learning rate below {learner.optimizer.defaults['lr']:g}"
+def has_stopped(model: nn.Module) -> bool:
+    """Whether there are gradients, and all of them are zero.
+
+    Args:
+        model: A network after a backward.
+    """
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    return bool(gradients) and not any(bool(gradient.any()) for gradient in gradients)
+
+
+def advice(trained: Trained) -> str:
+    """What to try where a trial diverged.
+
+    Args:
+        trained: The model with its optimizer.
+    """
+    return f"try a learning rate below {trained.optimizer.defaults['lr']:g}"
 
 
 def first_non_finite(model: nn.Module) -> str | None:
@@ -102,11 +129,11 @@ def first_non_finite(model: nn.Module) -> str | None:
     return None
 
 
-def diverged(learner: Learner, rule: str, what: str, when: str) -> DivergedError:
+def diverged(trained: Trained, rule: str, what: str, when: str) -> DivergedError:
     """The error that names the step, the first layer affected and the rule.
 
     Args:
-        learner: The learner.
+        trained: The model with its optimizer.
         rule: Name of its rule.
         what: What is not finite.
         when: Where in the training this is.
@@ -114,6 +141,6 @@ def diverged(learner: Learner, rule: str, what: str, when: str) -> DivergedError
     Returns:
         The error, to be raised.
     """
-    where = first_non_finite(learner.model)
+    where = first_non_finite(trained.model)
     origin = f"first in {where}" if where else "though every parameter still is"
-    return DivergedError(f"{rule}: {what} is no longer finite at {when}, {origin}; {_advice(learner)}.")
+    return DivergedError(f"{rule}: {what} is no longer finite at {when}, {origin}; {advice(trained)}.")

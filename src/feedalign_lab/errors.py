@@ -65,3 +65,7 @@ class UnknownTokenError(TextError):
 
 class MissingPackageError(LabError, ImportError):
     """A package that an extra of the installation would bring."""
+
+
+class SceneError(LabError, ValueError):
+    """Views of a scene that cannot be trained on: pictures, poses or a camera that do not go together."""

@@ -6,21 +6,26 @@ from typing import Annotated, TypeAlias
 
 from tyro.conf import Positional, arg
 
+from feedalign_lab.clicks import names as clicks
+from feedalign_lab.graphs import names as graphs
 from feedalign_lab.language.options import LanguageOptions
+from feedalign_lab.scenes import names as scenes
 
 Name: TypeAlias = Annotated[str, arg(metavar="NAME")]
 _OF_DATA = "(default: depends on the data)"
 _OF_NETWORK = "(default: depends on network and data)"
+_OF_RULE = "(default: each rule's own)"
 _ALL_POINTS = "(default: all non-linearities)"
 RATES = (1.5e-5, 5e-5, 1.5e-4, 5e-4, 1.5e-3, 5e-3, 1.5e-2, 5e-2)
 """Learning rates to try: the values of Frenkel et al. (2021), and more."""
 
+_DOMAINS = (graphs, clicks, scenes)
 # Longer than a line, which a docstring would break where the source does.
 _DATA = (
-    "Data set. Images: digits (needs no download), mnist, fashion-mnist, cifar10, cifar100. Series: row-mnist and "
+    "Data. Images: digits (needs no download), mnist, fashion-mnist, cifar10, cifar100. Series: row-mnist and "
     "row-fashion-mnist (a step is a row of the image), libras, ecg200, strawberry (every trial splits them anew, 60 % "
     "training, 20 % validation, 20 % test); mackey-glass (simulated, to be forecast at every step). Simulated too: "
-    "synthetic-regression, synthetic-classification."
+    "synthetic-regression, synthetic-classification. " + " ".join(one.DATA_HELP for one in _DOMAINS)
 )
 _NETWORK = (
     "Network. With tanh units and sigmoid outputs: fc<layers>-<width> such as fc1-500, conv, conv-random (kernels "
@@ -28,7 +33,8 @@ _NETWORK = (
     "for batch normalization, alexnet (images are scaled to 224 x 224), alexnet-small (images of about 32 x 32). "
     "Recurrent, for series, with linear outputs: rnn-<width> (tanh), gru-<width> (torch.nn.GRU, which resets the state "
     "after the matrix), gru-before-<width> (resets it before, as in the paper on DFA for recurrent networks), "
-    "lstm-<width>; -x<layers> behind it for more than one layer, such as gru-128-x2."
+    "lstm-<width>; -x<layers> behind it for more than one layer, such as gru-128-x2. "
+    + " ".join(one.NETWORK_HELP for one in _DOMAINS)
 )
 _TRANSFER = (
     "Transfer learning: in each trial backprop first trains the whole network, then its convolutions are frozen (batch "
@@ -46,18 +52,21 @@ class RunOptions:
     """Passes over the training data."""
     batch_size: Annotated[int | None, arg(metavar="N", help_behavior_hint=_OF_NETWORK)] = None
     """Examples per step."""
-    lr: Annotated[float | None, arg(metavar="RATE", help_behavior_hint="(default: each rule's own)")] = None
+    lr: Annotated[float | None, arg(metavar="RATE", help_behavior_hint=_OF_RULE)] = None
     """Learning rate of Adam at the start, for every rule."""
-    feedback_lr: Annotated[float | None, arg(metavar="RATE", help_behavior_hint="(default: each rule's own)")] = None
+    feedback_lr: Annotated[float | None, arg(metavar="RATE", help_behavior_hint=_OF_RULE)] = None
     """Learning rate of feedback that is learned (dkp, fdfa), the same in all epochs."""
     lr_decay: Annotated[float | None, arg(metavar="FACTOR", help_behavior_hint=_OF_NETWORK)] = None
     """What the learning rate is multiplied with after each epoch; 1 leaves it constant."""
     clip: Annotated[float | None, arg(metavar="NORM", help_behavior_hint=_OF_NETWORK)] = None
     """Largest norm of the gradient of all weights together, at each step; inf leaves it as it is."""
-    gamma: Annotated[float | None, arg(metavar="G", help_behavior_hint="(default: each rule's own)")] = None
+    gamma: Annotated[float | None, arg(metavar="G", help_behavior_hint=_OF_RULE)] = None
     """In forecasts, for rules that broadcast errors: what a step's error counts one step before, 0 (nothing) to 1."""
-    dropout: Annotated[float, arg(metavar="P")] = 0.0
-    """Probability of dropping at the input of every fully connected layer."""
+    weight_decay: Annotated[float | None, arg(metavar="W", help_behavior_hint=_OF_RULE)] = None
+    """Adam's weight decay, which is added to the gradient, for every rule."""
+    dropout: Annotated[float | None, arg(metavar="P", help_behavior_hint=_OF_RULE)] = None
+    """Probability of dropping, for every rule: at the input of every fully connected layer, or where the network has
+    it."""
     flip: bool = False
     """Mirror training images at random."""
     inputs: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=_OF_NETWORK)] = None
@@ -65,9 +74,7 @@ class RunOptions:
     transfer: Annotated[bool, arg(help=_TRANSFER)] = False
     transfer_epochs: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: as --epochs)")] = None
     """With --transfer: passes over the training data for the convolutions."""
-    angles_every: Annotated[
-        int | None, arg(metavar="N", help_behavior_hint="(default: 1, for recurrent networks 10)")
-    ] = None
+    angles_every: Annotated[int | None, arg(metavar="N", help_behavior_hint=_OF_NETWORK)] = None
     """Epochs from one measurement of the angles to the next; the last epoch always has one. Each costs backprop."""
     seed: Annotated[int, arg(metavar="N")] = 0
     """Seed of weights, feedback, data order and splits; the same seed gives the same numbers."""
@@ -114,6 +121,10 @@ class TuneOptions:
     """Rules with commas between them, or all; `feedalign rules` lists them."""
     rates: Annotated[tuple[float, ...], arg(metavar="RATE ...")] = RATES
     """Learning rates of Adam to try; learned feedback (dkp, fdfa) has the same."""
+    weight_decays: Annotated[tuple[float, ...], arg(metavar="W ...", help_behavior_hint=_OF_RULE)] = ()
+    """Weight decays of Adam to try."""
+    dropouts: Annotated[tuple[float, ...], arg(metavar="P ...", help_behavior_hint=_OF_RULE)] = ()
+    """Probabilities of dropping to try."""
     batch_sizes: Annotated[tuple[int, ...], arg(metavar="N ...", help_behavior_hint=_OF_NETWORK)] = ()
     """Examples per step to try."""
     epochs: Annotated[int | None, arg(metavar="N", help_behavior_hint=_OF_DATA)] = None

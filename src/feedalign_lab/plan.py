@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from feedalign.rules import DirectRule, LearnedRule
-from feedalign_lab.choices import Case, rule_class
+from feedalign_lab.choices import Learnable, rule_class
 from feedalign_lab.data.dataset import Inputs
+from feedalign_lab.domains import domain_of
 from feedalign_lab.errors import SettingError
 from feedalign_lab.learner import LearnerSpec
 from feedalign_lab.papers.setting import RuleSetting
-from feedalign_lab.settings import rule_setting
 from feedalign_lab.training import Schedule
 
 BASELINE = "backprop"
@@ -29,7 +30,9 @@ class Plan:
         schedule_source: Where batch size, decay and scaling come from, in words.
         learning_rate: Step size for every rule; None takes each rule's own from the settings.
         feedback_learning_rate: Step size of learned feedback; None takes each rule's own.
-        dropout: Probability of dropping at the input of every fully connected layer.
+        weight_decay: Adam's `weight_decay` for the forward weights; None takes each rule's own.
+        dropout: Probability of dropping, at the input of every fully connected layer or where else the network drops;
+            None takes each rule's own.
         clip: Largest norm of the gradient of all weights together, above 0; None leaves it as it is.
         gamma: Discount of later steps' errors in a forecast, from 0 to 1; None takes each rule's own.
         seed: Seed of everything, not negative.
@@ -48,7 +51,8 @@ class Plan:
     schedule_source: str = "given for this run"
     learning_rate: float | None = None
     feedback_learning_rate: float | None = None
-    dropout: float = 0.0
+    weight_decay: float | None = None
+    dropout: float | None = None
     clip: float | None = None
     gamma: float | None = None
     seed: int = 0
@@ -65,6 +69,10 @@ class Plan:
         if self.clip is not None and not 0 < self.clip < float("inf"):
             raise SettingError(f"The norm to clip at must be above 0 (inf leaves gradients as they are): {self.clip}.")
         _refuse_rate("feedback's learning rate", self.feedback_learning_rate)
+        if self.weight_decay is not None and not 0 <= self.weight_decay < float("inf"):
+            raise SettingError(f"The weight decay must be at least 0 and finite, not {self.weight_decay}.")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise SettingError(f"The dropout must be at least 0 and below 1, not {self.dropout}.")
         learners = [rule for rule in self.rules if issubclass(rule_class(rule), LearnedRule)]
         if self.feedback_learning_rate is not None and not learners:
             raise SettingError(
@@ -74,36 +82,37 @@ class Plan:
         if self.transfer_epochs is not None and self.transfer_epochs < 1:
             raise SettingError(f"The number of epochs before the transfer must be at least 1: {self.transfer_epochs}.")
         # Refuses a network without convolutions to transfer.
-        case = Case.named(self.data, self.network, is_transfer=self.transfer_epochs is not None)
+        is_transfer = self.transfer_epochs is not None
+        case = domain_of(self.data).case(self.data, self.network, is_transfer=is_transfer)
         if self.gamma is not None:
             self._check_gamma(case, self.gamma)
 
     def setting(self, rule: str) -> RuleSetting:
         """Rates, decays and start of the weights for one rule."""
-        setting = rule_setting(self.data, self.network, rule)
+        setting = domain_of(self.data).rule_setting(self.data, self.network, rule)
         learns_feedback = setting.feedback_learning_rate is not None
-        given = []
-        if self.learning_rate is not None:
-            given.append("rate")
-            setting = replace(setting, learning_rate=self.learning_rate)
-        if self.feedback_learning_rate is not None and learns_feedback:
-            given.append("feedback's rate")
-            setting = replace(setting, feedback_learning_rate=self.feedback_learning_rate)
-        if self.gamma is not None and setting.gamma is not None:
-            given.append("gamma")
-            setting = replace(setting, gamma=self.gamma)
+        asked = {
+            "learning_rate": ("rate", self.learning_rate),
+            "feedback_learning_rate": ("feedback's rate", self.feedback_learning_rate if learns_feedback else None),
+            "gamma": ("gamma", self.gamma if setting.gamma is not None else None),
+            "weight_decay": ("weight decay", self.weight_decay),
+            "dropout": ("dropout", self.dropout),
+        }
+        given: dict[str, Any] = {field: value for field, (_, value) in asked.items() if value is not None}
         if not given:
             return setting
-        # A rule without learned feedback and gamma has nothing but its rate.
-        has_more = learns_feedback or setting.gamma is not None
+        # A rule without learned feedback, gamma, decay and dropout has nothing but its rate.
+        has_more = learns_feedback or setting.gamma is not None or "learning_rate" not in given
+        has_more |= any(getattr(setting, field) and field not in given for field in ("weight_decay", "dropout"))
         kept = f"{setting.source}; " if has_more else ""
-        return replace(setting, source=f"{kept}given for this run: {', '.join(given)}")
+        words = ", ".join(asked[field][0] for field in given)
+        return replace(setting, **given, source=f"{kept}given for this run: {words}")
 
-    def _check_gamma(self, case: Case, gamma: float) -> None:
+    def _check_gamma(self, case: Learnable, gamma: float) -> None:
         """Refuse a discount out of range, or one that nothing would read."""
         if not 0 <= gamma <= 1:
             raise SettingError(f"Gamma, the discount of later steps' errors, must lie from 0 to 1, not {gamma}.")
-        if case.task != "forecasting" or not any(issubclass(rule_class(rule), DirectRule) for rule in self.rules):
+        if not case.is_forecast or not any(issubclass(rule_class(rule), DirectRule) for rule in self.rules):
             raise SettingError(
                 "Gamma discounts later steps' errors where there is one at every step and a rule that broadcasts it: "
                 "leave --gamma out, or take --data mackey-glass and a rule such as dfa."
@@ -115,7 +124,12 @@ class Plan:
 
     def transfer_spec(self, trial: int) -> LearnerSpec:
         """What the backprop that trains a trial's convolutions starts from, at the rate of its own setting."""
-        return self._spec(BASELINE, trial, rule_setting(self.data, self.network, BASELINE))
+        setting = domain_of(self.data).rule_setting(self.data, self.network, BASELINE)
+        if self.weight_decay is not None:
+            setting = replace(setting, weight_decay=self.weight_decay)
+        if self.dropout is not None:
+            setting = replace(setting, dropout=self.dropout)
+        return self._spec(BASELINE, trial, setting)
 
     def transfer_schedule(self) -> Schedule:
         """How the convolutions are trained: as everything is, for a number of epochs of its own."""
@@ -134,7 +148,7 @@ class Plan:
             feedback_learning_rate=setting.feedback_learning_rate,
             weight_decay=setting.weight_decay,
             feedback_decay=setting.feedback_decay,
-            dropout=self.dropout,
+            dropout=setting.dropout,
             clip=self.clip,
             gamma=setting.gamma,
             seed=self.seed,

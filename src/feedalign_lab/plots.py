@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from feedalign_lab.choices import rule_names
 from feedalign_lab.records import TrialResult, hidden_layers
+from feedalign_lab.task import Metric
 
 _PANEL_WIDTH, _PANEL_HEIGHT = 4.2, 3.4
 _PANELS_PER_ROW = 3
@@ -22,14 +23,14 @@ _COLORS = ("#000000", "#7f7f7f", "#0072b2", "#56b4e9", "#009e73", "#cc79a7", "#d
 _DASHES = ("-", "--", "-.", ":")
 
 
-def draw_learning_curves(rules: Sequence[str], trials: Sequence[TrialResult], title: str, unit: str) -> bytes:
-    """Test error over epochs, a line per rule with a band of one standard deviation over trials.
+def draw_learning_curves(rules: Sequence[str], trials: Sequence[TrialResult], title: str, metric: Metric) -> bytes:
+    """The metric on the test part over epochs, a line per rule with a band of one standard deviation over trials.
 
     Args:
         rules: The rules to draw, in the order of the legend.
         trials: Results of any trials; each adds the epochs it completed.
         title: Heading of the image.
-        unit: Unit of the test error.
+        metric: What the trials are judged by.
 
     Returns:
         The PNG image.
@@ -37,13 +38,13 @@ def draw_learning_curves(rules: Sequence[str], trials: Sequence[TrialResult], ti
     figure = Figure(figsize=(7.0, 4.6), layout="constrained")
     axes = figure.add_subplot()
     for rule in rules:
-        curves = [[epoch.test_error for epoch in trial.epochs] for trial in trials if trial.rule == rule]
+        curves = [[epoch.test_score for epoch in trial.epochs] for trial in trials if trial.rule == rule]
         _draw_band(axes, curves, rule)
-    axes.set(xlabel="epoch", ylabel=f"test error ({unit})", title=title)
+    axes.set(xlabel="epoch", ylabel=f"test {metric.heading}", title=title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    errors = [epoch.test_error for trial in trials for epoch in trial.epochs]
-    if errors and min(errors) > 0:
-        _use_log_scale(axes, min(errors), max(errors))
+    scores = [epoch.test_score for trial in trials for epoch in trial.epochs if math.isfinite(epoch.test_score)]
+    if metric.better == "lower" and scores and min(scores) > 0:
+        _use_log_scale(axes, min(scores), max(scores))
     if axes.has_data():
         axes.legend(ncols=2, fontsize="small")
     return as_png(figure)

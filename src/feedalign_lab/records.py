@@ -2,15 +2,19 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
 
 from feedalign.measure import LayerAlignment
 
 Status = Literal["finished", "interrupted", "diverged"]
+Better = Literal["lower", "higher"]
+"""Which way a metric is better."""
 
 NUM_LAST_EPOCHS = 10
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -20,18 +24,25 @@ class EpochRecord:
     Attributes:
         epoch: Number of the epoch, from 1.
         train_loss: Mean loss over the epoch's steps, measured while training.
-        test_error: After the epoch; percent of wrong classes, or the mean squared error.
-        validation_error: The same on the validation part; None where the data set has none.
+        test_score: The task's metric on the test part after the epoch.
         seconds: Wall time of the training steps alone.
         alignment: Angles to backprop after the epoch, one entry per layer; empty where they were not measured.
+        validation_score: The same metric on the validation part; None where there is none.
+        other_scores: Further metrics on the test part, by name.
     """
 
     epoch: int
     train_loss: float
-    test_error: float
+    test_score: float
     seconds: float
     alignment: tuple[LayerAlignment, ...]
-    validation_error: float | None = None
+    validation_score: float | None = None
+    other_scores: Mapping[str, float] = field(default_factory=dict)
+
+
+OnEpoch = Callable[[EpochRecord], None]
+Watch = Callable[[str, int, int], OnEpoch]
+"""Told the rule, number and epochs of each trial before it starts; gives what to call after each epoch."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +83,13 @@ class RuleSummary:
         rule: Name of the rule.
         num_trials: Trials that were started.
         num_finished: Trials that ran to the end; only these count in the figures.
-        test_error: After the last epoch, over the finished trials; None if there is none.
-        test_error_last_epochs: The same of each trial's mean over its last ten epochs (all, where there are fewer),
+        test_score: After the last epoch, over the finished trials; None if there is none.
+        test_score_last_epochs: The same of each trial's mean over its last ten epochs (all, where there are fewer),
             which is what Frenkel et al. (2021) report.
-        test_error_chosen: The same after the epoch that `chosen_epoch` tells, which the test part has no say in; None
-            where the data set has no validation part.
+        test_score_chosen: The same after the epoch that `chosen_epoch` tells, which the test part has no say in; None
+            where there is no validation part.
+        other_scores: The further metrics after the last epoch, by name.
+        other_scores_chosen: The same after the chosen epoch; empty where there is no validation part.
         angles: Per hidden layer, degrees between the rule's delta and backprop's after the last epoch, averaged over
             the finished trials; nan where there is no signal to compare.
         seconds: Mean wall time of a finished trial's training steps.
@@ -85,9 +98,11 @@ class RuleSummary:
     rule: str
     num_trials: int
     num_finished: int
-    test_error: Spread | None
-    test_error_last_epochs: Spread | None
-    test_error_chosen: Spread | None
+    test_score: Spread | None
+    test_score_last_epochs: Spread | None
+    test_score_chosen: Spread | None
+    other_scores: Mapping[str, Spread]
+    other_scores_chosen: Mapping[str, Spread]
     angles: dict[str, float]
     seconds: float
 
@@ -97,17 +112,36 @@ def hidden_layers(record: EpochRecord) -> tuple[LayerAlignment, ...]:
     return tuple(entry for entry in record.alignment if entry.point is not None)
 
 
-def chosen_epoch(result: TrialResult) -> EpochRecord | None:
+def chosen_epoch(result: TrialResult, better: Better) -> EpochRecord | None:
     """The epoch one would stop at.
 
     Args:
         result: A trial.
+        better: Which way the metric is better.
 
     Returns:
-        The first of the epochs with the lowest validation error; None where there is no validation part.
+        The first of the epochs with the best validation score; None where there is no validation part.
     """
-    known = [epoch for epoch in result.epochs if epoch.validation_error is not None]
-    return min(known, key=lambda epoch: epoch.validation_error or 0.0, default=None)
+    known = [(epoch.validation_score, epoch) for epoch in result.epochs if epoch.validation_score is not None]
+    return best_of(known, better)
+
+
+def best_of(scored: Sequence[tuple[float, Item]], better: Better) -> Item | None:
+    """The item with the best score.
+
+    Args:
+        scored: Scores and items; a score that is no number is worse than any other.
+        better: Which way scores are better.
+
+    Returns:
+        The first of the best; None of none.
+    """
+    sign = 1.0 if better == "lower" else -1.0
+
+    def badness(pair: tuple[float, Item]) -> float:
+        return math.inf if math.isnan(pair[0]) else sign * pair[0]
+
+    return min(scored, key=badness)[1] if scored else None
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -123,23 +157,22 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(statistics.fmean(values), std, len(values))
 
 
-def summarize(rule: str, results: Iterable[TrialResult]) -> RuleSummary:
+def summarize(rule: str, results: Iterable[TrialResult], better: Better = "lower") -> RuleSummary:
     """Put the trials of one rule together.
 
     Args:
         rule: Name of the rule.
         results: Trials of any rules; those of others are passed over.
+        better: Which way the metric is better.
 
     Returns:
         The summary over the rule's finished trials.
     """
     started = [result for result in results if result.rule == rule]
     finished = [result for result in started if result.status == "finished" and result.epochs]
-    errors = [result.epochs[-1].test_error for result in finished]
-    late_errors = [
-        statistics.fmean(epoch.test_error for epoch in result.epochs[-NUM_LAST_EPOCHS:]) for result in finished
-    ]
-    chosen = [epoch.test_error for result in finished if (epoch := chosen_epoch(result)) is not None]
+    last = [result.epochs[-1] for result in finished]
+    late = [statistics.fmean(epoch.test_score for epoch in result.epochs[-NUM_LAST_EPOCHS:]) for result in finished]
+    chosen = [epoch for result in finished if (epoch := chosen_epoch(result, better)) is not None]
     layers: dict[str, list[float]] = {}
     for result in finished:
         for entry in hidden_layers(result.epochs[-1]):
@@ -148,11 +181,20 @@ def summarize(rule: str, results: Iterable[TrialResult]) -> RuleSummary:
         rule=rule,
         num_trials=len(started),
         num_finished=len(finished),
-        test_error=spread(errors) if errors else None,
-        test_error_last_epochs=spread(late_errors) if late_errors else None,
-        test_error_chosen=spread(chosen) if chosen else None,
+        test_score=spread([epoch.test_score for epoch in last]) if last else None,
+        test_score_last_epochs=spread(late) if late else None,
+        test_score_chosen=spread([epoch.test_score for epoch in chosen]) if chosen else None,
+        other_scores=_other_scores(last),
+        other_scores_chosen=_other_scores(chosen),
         angles={layer: statistics.fmean(values) for layer, values in layers.items()},
         seconds=statistics.fmean(sum(epoch.seconds for epoch in result.epochs) for result in finished)
         if finished
         else math.nan,
     )
+
+
+def _other_scores(epochs: Sequence[EpochRecord]) -> dict[str, Spread]:
+    """The further metrics over one epoch of each trial."""
+    names = dict.fromkeys(name for epoch in epochs for name in epoch.other_scores)
+    found = {name: [e.other_scores[name] for e in epochs if name in e.other_scores] for name in names}
+    return {name: spread(values) for name, values in found.items()}

@@ -9,18 +9,20 @@ import feedalign as fa
 from feedalign_lab.comparison import Comparison, transfer_remark
 from feedalign_lab.cost import CostRecord
 from feedalign_lab.records import RuleSummary, Spread, spread
+from feedalign_lab.task import Metric
+from feedalign_lab.tuning import Candidate, Grid, GridSearch
 
 _MAX_ANGLE_COLUMNS = 5
 _NOTHING = "-"
 _CAPTION = (
-    "test error: after the last epoch; angle: degrees between the rule's and backprop's delta at the end of training; "
+    "after the last epoch; angle: degrees between the rule's and backprop's delta at the end of training; "
     "time and memory: of one step, over backprop's"
 )
 _CHOSEN = "chosen epoch"
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """One row per rule: test error, angles at the end of training, cost.
+    """One row per rule: metrics on the test part, angles at the end of training, cost.
 
     Args:
         comparison: A comparison, finished or not.
@@ -39,10 +41,11 @@ def comparison_table(comparison: Comparison) -> Table:
     layers = list(dict.fromkeys(layer for summary in summaries for layer in _layers_with_angles(summary)))
     table.add_column("rule")
     table.add_column("rate", justify="right")
-    table.add_column(f"test error ({comparison.error_unit})", justify="right", no_wrap=True)
-    has_validation = comparison.dataset.num_validation > 0
-    if has_validation:
-        table.add_column(_CHOSEN, justify="right", no_wrap=True)
+    metric, has_validation = comparison.metric, comparison.has_validation
+    for other in (metric, *comparison.task.others):
+        name = f"test {metric.heading}" if other is metric else other.heading
+        for heading in [name, _CHOSEN] if has_validation else [name]:
+            table.add_column(heading, justify="right", no_wrap=other is metric)
     for heading in _angle_headings(layers):
         table.add_column(heading, justify="right")
     table.add_column("time", justify="right")
@@ -52,8 +55,8 @@ def comparison_table(comparison: Comparison) -> Table:
         table.add_row(
             summary.rule,
             f"{plan.setting(summary.rule).learning_rate:g}",
-            _error_cell(summary, comparison.error_unit),
-            *([_chosen_cell(summary, comparison.error_unit)] if has_validation else []),
+            *_score_cells(summary, metric, has_validation=has_validation),
+            *(cell for other in comparison.task.others for cell in _other_cells(summary, other, has_validation)),
             *_angle_cells(summary, layers),
             *_cost_cells(cost.get(summary.rule)),
         )
@@ -114,7 +117,7 @@ def _caption(comparison: Comparison) -> str:
     decay = comparison.plan.schedule.lr_decay
     rate = "rate: of Adam" + (f", times {decay:g} after each epoch" if decay < 1 else "")
     lines = [
-        f"{rate}; {_CAPTION}",
+        f"{rate}; test {comparison.metric.name}: {_CAPTION}",
         _chosen_remark(comparison),
         _trivial_sentence(comparison),
         _features_remark(comparison),
@@ -126,25 +129,33 @@ def _caption(comparison: Comparison) -> str:
 
 def _chosen_remark(comparison: Comparison) -> str:
     """What the column of the chosen epoch is."""
-    if comparison.dataset.num_validation == 0:
+    if not comparison.has_validation:
         return ""
-    return f"{_CHOSEN}: test error after each trial's epoch with the lowest validation error"
+    metric = comparison.metric
+    return (
+        f"{_CHOSEN}: test {metric.name} after each trial's epoch with the "
+        f"{'lowest' if metric.better == 'lower' else 'highest'} validation {metric.name}"
+    )
 
 
 def _trivial_sentence(comparison: Comparison) -> str:
     """What would be reached without learning."""
-    told = [f"{_spread_text(error, comparison.error_unit)} ({what})" for what, error in comparison.trivial.items()]
-    return f"test error without learning: {', '.join(told)}"
+    metric = comparison.metric
+    told = [f"{_spread_text(score, metric)} ({what})" for what, score in comparison.trivial.items()]
+    return f"test {metric.name} without learning: {', '.join(told)}" if told else ""
 
 
 def _features_remark(comparison: Comparison) -> str:
     """How well the networks did whose convolutions were transferred."""
-    errors = [result.epochs[-1].test_error for result in comparison.features if result.epochs]
-    if not errors:
+    metric = comparison.metric
+    scores = [result.epochs[-1].test_score for result in comparison.features if result.epochs]
+    if not scores:
         return ""
     epochs = _counted(comparison.plan.transfer_epochs or 0, "epoch")
-    error = _spread_text(spread(errors), comparison.error_unit)
-    return f"convolutions: of networks trained with backprop for {epochs} (their test error {error}), then frozen"
+    score = _spread_text(spread(scores), metric)
+    return (
+        f"convolutions: of networks trained with backprop for {epochs} (their test {metric.name} {score}), then frozen"
+    )
 
 
 def _load_warning(comparison: Comparison) -> str:
@@ -155,25 +166,29 @@ def _load_warning(comparison: Comparison) -> str:
     return f"the machine was busy when the steps were timed (load {load:g} on {num_cpus} CPUs): do not trust the times"
 
 
-def _error_cell(summary: RuleSummary, unit: str) -> str:
-    """Mean and standard deviation, and how many trials did not make it."""
+def _score_cells(summary: RuleSummary, metric: Metric, *, has_validation: bool) -> list[str]:
+    """Mean and standard deviation, how many trials did not make it, and the same at the chosen epochs."""
     lost = summary.num_trials - summary.num_finished
     note = f" ({lost} of {summary.num_trials} not finished)" if lost else ""
-    if summary.test_error is None:
-        return f"{_NOTHING}{note}"
-    return f"{_spread_text(summary.test_error, unit)}{note}"
+    cells = [f"{_cell(summary.test_score, metric)}{note}"]
+    return [*cells, _cell(summary.test_score_chosen, metric)] if has_validation else cells
 
 
-def _chosen_cell(summary: RuleSummary, unit: str) -> str:
-    """Mean and standard deviation at the epochs that validation chose."""
-    return _NOTHING if summary.test_error_chosen is None else _spread_text(summary.test_error_chosen, unit)
+def _other_cells(summary: RuleSummary, metric: Metric, has_validation: bool) -> list[str]:
+    """The same of a further metric."""
+    cells = [_cell(summary.other_scores.get(metric.name), metric)]
+    return [*cells, _cell(summary.other_scores_chosen.get(metric.name), metric)] if has_validation else cells
 
 
-def _spread_text(error: Spread, unit: str) -> str:
+def _cell(score: Spread | None, metric: Metric) -> str:
+    """Mean and standard deviation, if there are any."""
+    return _NOTHING if score is None else _spread_text(score, metric)
+
+
+def _spread_text(score: Spread, metric: Metric) -> str:
     """Mean and standard deviation."""
-    digits = 2 if unit == "%" else 4
-    deviation = "" if math.isnan(error.std) else f" ± {error.std:.{digits}f}"
-    return f"{error.mean:.{digits}f}{deviation}"
+    deviation = "" if math.isnan(score.std) else f" ± {score.std:.{metric.digits}f}"
+    return f"{score.mean:.{metric.digits}f}{deviation}"
 
 
 def _layers_with_angles(summary: RuleSummary) -> list[str]:
@@ -204,3 +219,69 @@ def _cost_cells(record: CostRecord | None) -> tuple[str, str]:
     if record is None:
         return _NOTHING, _NOTHING
     return f"{record.time_ratio:.2f}", f"{record.memory_ratio:.2f}"
+
+
+def tuning_table(search: GridSearch) -> Table:
+    """Scores on the validation part: a row per rule, network, batch size, decay and dropout, a column per rate.
+
+    Args:
+        search: A search, finished or not.
+
+    Returns:
+        The table, to be printed by rich.
+    """
+    plan = search.plans[0]
+    epochs = f"{plan.schedule.epochs} epoch{'' if plan.schedule.epochs == 1 else 's'}"
+    ending = " (interrupted: figures so far)" if search.status == "interrupted" else ""
+    what = "score" if search.metric is None else search.metric.name
+    table = Table(
+        title=f"{plan.data}, {epochs}: {what} on the validation part, over the learning rates{ending}",
+        caption="; ".join(_best_sentence(search, rule) for rule in search.rules),
+    )
+    for heading in ("rule", "network"):
+        table.add_column(heading, no_wrap=True)
+    varied = _varied(search.grid)
+    for heading in ("batch", *varied, *(f"{rate:g}" for rate in search.grid.rates)):
+        table.add_column(heading, justify="right")
+    tried = {(*_row_of(one), one.learning_rate): one for one in search.candidates}
+    for rule in search.rules:
+        rows = [_row_of(one) for one in search.candidates if one.rule == rule]
+        for row in dict.fromkeys(rows):
+            cells = [_score_of(tried.get((*row, rate))) for rate in search.grid.rates]
+            _, network, size, decay, dropout = row
+            shown = {"decay": f"{decay:g}", "dropout": f"{dropout:g}"}
+            table.add_row(rule, network, _size(size), *(shown[what] for what in varied), *cells)
+    return table
+
+
+def _varied(grid: Grid) -> tuple[str, ...]:
+    """What is searched beside the rate, as headings."""
+    return tuple(what for what, values in (("decay", grid.weight_decays), ("dropout", grid.dropouts)) if values)
+
+
+def _row_of(one: Candidate) -> tuple[str, str, int | None, float, float]:
+    """What tells a row of the table from others."""
+    return one.rule, one.network, one.batch_size, one.weight_decay, one.dropout
+
+
+def _size(batch_size: int | None) -> str:
+    """A batch size in words."""
+    return "all" if batch_size is None else str(batch_size)
+
+
+def _best_sentence(search: GridSearch, rule: str) -> str:
+    """The best candidate of a rule."""
+    best = search.best(rule)
+    if best is None:
+        return f"{rule}: none finished"
+    values = {"decay": best.weight_decay, "dropout": best.dropout}
+    more = "".join(f", {what} {values[what]:g}" for what in _varied(search.grid))
+    size = _size(best.batch_size)
+    return f"best for {rule}: {best.network}, batch size {size}, rate {best.learning_rate:g}{more}"
+
+
+def _score_of(candidate: Candidate | None) -> str:
+    """The mean score of a candidate."""
+    if candidate is None:
+        return "-"
+    return "diverged" if candidate.score is None else f"{candidate.score.mean:.4g}"

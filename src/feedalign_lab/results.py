@@ -5,7 +5,8 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,9 +25,15 @@ _NAMES = (RESULTS_NAME, WEIGHTS_NAME, CURVES_NAME, ANGLES_NAME, TUNING_NAME, SAM
 
 @dataclasses.dataclass(frozen=True)
 class ResultsFolder:
-    """A folder that is known to be writable."""
+    """A folder that is known to be writable.
+
+    Attributes:
+        path: The folder.
+        is_new: Whether it was not there before.
+    """
 
     path: Path
+    is_new: bool = False
 
     @classmethod
     def open(cls, path: Path, *, overwrite: bool) -> "ResultsFolder":
@@ -42,6 +49,7 @@ class ResultsFolder:
         Raises:
             OutputFolderError: It cannot be written, or it holds results already.
         """
+        is_new = not path.exists()
         try:
             path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=path):
@@ -56,7 +64,18 @@ class ResultsFolder:
                 f"{path / taken[0]} exists already and was left as it is: "
                 "choose another folder with --out, or replace it with --overwrite."
             )
-        return cls(path)
+        return cls(path, is_new)
+
+    @contextmanager
+    def only_kept_with_content(self) -> Iterator[None]:
+        """Take the folder away again if what is done ends in an error before anything was written."""
+        try:
+            yield
+        except BaseException:
+            if self.is_new:
+                with suppress(OSError):  # which says that there is something in it
+                    self.path.rmdir()
+            raise
 
     def remove(self, *patterns: str) -> None:
         """Remove files that an earlier run left, so that they do not lie beside results of another.
@@ -66,6 +85,16 @@ class ResultsFolder:
         """
         for path in [path for pattern in patterns for path in self.path.glob(pattern)]:
             path.unlink(missing_ok=True)
+
+    def remove_result_files(self) -> None:
+        """Remove the pictures that an earlier run says it left, so that they do not lie beside results of another."""
+        try:
+            named = json.loads((self.path / RESULTS_NAME).read_text(encoding="utf-8"))["result_files"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+        for name in named if isinstance(named, list) else ():
+            if isinstance(name, str) and name == Path(name).name and name not in {"", ".", ".."}:
+                (self.path / name).unlink(missing_ok=True)
 
     def write_results(self, results: dict[str, Any]) -> Path:
         """Write `results.json` in one piece.
@@ -103,14 +132,34 @@ class ResultsFolder:
         Raises:
             OutputFolderError: The folder cannot be written any more; an older file of that name is intact.
         """
+
+        def save_to(path: Path) -> None:
+            with path.open("wb") as stream:
+                save(stream)
+
+        return self.write_file(name, save_to)
+
+    def write_file(self, name: str, save: Callable[[Path], object]) -> Path:
+        """Write one file in one piece, with something that wants a path.
+
+        Args:
+            name: Name of the file.
+            save: Writes the content to the path it is given, whose name has the same ending.
+
+        Returns:
+            Path of the file.
+
+        Raises:
+            OutputFolderError: The folder cannot be written any more; an older file of that name is intact.
+        """
         target = self.path / name
         try:
-            descriptor, temporary = tempfile.mkstemp(dir=self.path, prefix=f".{name}.")
+            descriptor, temporary = tempfile.mkstemp(dir=self.path, prefix=f".{name}.", suffix=target.suffix)
+            os.close(descriptor)
         except OSError as error:
             raise OutputFolderError(f"{target} cannot be written ({_reason(error)}).") from error
         try:
-            with os.fdopen(descriptor, "wb") as stream:
-                save(stream)
+            save(Path(temporary))
             os.chmod(temporary, 0o644)
             os.replace(temporary, target)
         except BaseException as error:

@@ -3,43 +3,60 @@
 from collections.abc import Callable
 
 from feedalign_lab.data.dataset import Dataset
-from feedalign_lab.learner import make_learner
+from feedalign_lab.learner import LearnerSpec, make_learner
 from feedalign_lab.models import build_network
 from feedalign_lab.models.transfer import Features, features_of
-from feedalign_lab.plan import Plan
-from feedalign_lab.records import EpochRecord, TrialResult
-from feedalign_lab.training import run_trial
+from feedalign_lab.records import TrialResult, Watch
+from feedalign_lab.tensors import TensorTrial
+from feedalign_lab.training import Schedule, run_trial
+
+FEATURES = "convolutions"
 
 
-def train_features(
-    plan: Plan, trial: int, dataset: Dataset, on_epoch: Callable[[EpochRecord], None]
-) -> tuple[TrialResult, Features]:
-    """Train the whole network of a trial with backprop and take its convolutions.
+class FeatureTraining:
+    """What trains the convolutions of each trial, and keeps them."""
 
-    Args:
-        plan: What to compare, with `transfer_epochs`.
-        trial: Number of the trial, from 0.
-        dataset: What to train on.
-        on_epoch: Called with each record as it is made.
+    def __init__(self, spec_of: Callable[[int], LearnerSpec], schedule: Schedule) -> None:
+        """Get ready to train.
 
-    Returns:
-        How the training went, and the convolutional part's weights, biases and running statistics.
-    """
-    spec = plan.transfer_spec(trial)
-    dataset = dataset.of_trial(spec.seed, trial)
-    learner = make_learner(spec, dataset)
-    result = run_trial(learner, spec, plan.transfer_schedule(), dataset, on_epoch)
-    return result, features_of(learner.model)
+        Args:
+            spec_of: What the backprop that trains a trial's convolutions starts from, by the trial's number.
+            schedule: How long they are trained.
+        """
+        self._spec_of, self._schedule = spec_of, schedule
+        self._trained: dict[int, Features] = {}
 
+    def run(self, trial: int, dataset: Dataset, watch: Watch) -> TrialResult:
+        """Train the whole network of a trial with backprop and keep its convolutions.
 
-def untrained_features(plan: Plan, dataset: Dataset) -> Features | None:
-    """Convolutions as they are drawn, for what does not depend on their values, such as the cost of a step.
+        Args:
+            trial: Number of the trial, from 0.
+            dataset: What to train on.
+            watch: Told of the training and its epochs.
 
-    Args:
-        plan: What to compare.
-        dataset: Gives the shapes.
+        Returns:
+            How the training went.
+        """
+        spec = self._spec_of(trial)
+        dataset = dataset.of_trial(spec.seed, trial)
+        learner = make_learner(spec, dataset)
+        on_epoch = watch(FEATURES, trial, self._schedule.epochs)
+        result = run_trial(TensorTrial(learner, spec, self._schedule, dataset), spec, self._schedule, on_epoch)
+        # Those of one trial are enough: trials come one after the other.
+        self._trained = {trial: features_of(learner.model)}
+        return result
 
-    Returns:
-        The convolutional part; None if the plan transfers nothing.
-    """
-    return None if plan.transfer_epochs is None else features_of(build_network(plan.network, dataset, seed=0))
+    def features(self, trial: int, dataset: Dataset) -> Features:
+        """The convolutions that the rules of a trial share.
+
+        Args:
+            trial: Number of the trial, from 0.
+            dataset: Gives the shapes.
+
+        Returns:
+            The convolutional part's weights, biases and running statistics; before they were trained as they are
+            drawn, for what does not depend on their values, such as the cost of a step.
+        """
+        if trial in self._trained:
+            return self._trained[trial]
+        return features_of(build_network(self._spec_of(trial).network, dataset, seed=0))

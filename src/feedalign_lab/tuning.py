@@ -1,28 +1,26 @@
-"""A grid search over networks, batch sizes and learning rates that never looks at test data: `feedalign tune`.
+"""A grid search over networks, batch sizes, learning rates, weight decays and dropouts: `feedalign tune`.
 
-Every candidate is trained and then tested on the validation part of the data set, or, where it has none, on a fifth
-held out of the training part. The candidate with the lowest mean error over the trials wins. Learned feedback is
-trained at the same rate as the forward weights.
+It never looks at test data: every candidate is trained and then tested on the validation part of the data, or, where
+tensors have none, on a fifth held out of the training part. The candidate with the best mean over the trials wins.
+Learned feedback is trained at the same rate as the forward weights.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any, Literal
 
 import torch
-from rich.table import Table
 
-from feedalign_lab import data
-from feedalign_lab.comparison import Watch
-from feedalign_lab.data.dataset import Dataset, validation_split
+from feedalign_lab.domains import domain_of
 from feedalign_lab.environment import Environment, describe_environment
-from feedalign_lab.learner import LearnerSpec, make_learner
-from feedalign_lab.models import build_network
+from feedalign_lab.learner import LearnerSpec
 from feedalign_lab.plan import Plan
-from feedalign_lab.records import Spread, spread
+from feedalign_lab.records import EpochRecord, Spread, Watch, best_of, spread
+from feedalign_lab.task import Metric, Task, Tell, silent
 from feedalign_lab.training import Schedule, run_trial
 
-_TUNING_FORMAT = 1
+_TUNING_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -32,16 +30,53 @@ class Candidate:
     Attributes:
         rule: Name of the rule.
         network: Name of the network.
-        batch_size: Examples per step.
+        batch_size: Examples per step; None for all at once.
         learning_rate: Step size of Adam.
-        error: On the validation part after the last epoch, over the trials; None if a trial of it diverged.
+        weight_decay: Adam's `weight_decay` for the forward weights.
+        dropout: Probability of dropping.
+        score: On the validation part, at the epoch that counts (see `Task.judged_at`), over the trials; None if a
+            trial of it diverged.
     """
 
     rule: str
     network: str
-    batch_size: int
+    batch_size: int | None
     learning_rate: float
-    error: Spread | None
+    weight_decay: float
+    dropout: float
+    score: Spread | None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is tried in each plan.
+
+    Attributes:
+        rates: Learning rates.
+        weight_decays: Weight decays; nothing leaves each rule its own.
+        dropouts: Probabilities of dropping; nothing leaves each rule its own.
+    """
+
+    rates: Sequence[float]
+    weight_decays: Sequence[float] = ()
+    dropouts: Sequence[float] = ()
+
+    def plans_of(self, plan: Plan) -> list[Plan]:
+        """A plan for each point, with its values in the place of the rules' own.
+
+        Args:
+            plan: The plan to vary.
+
+        Returns:
+            The plans, the learning rate changing fastest.
+
+        Raises:
+            SettingError: A value is out of range.
+        """
+        points = product(self.dropouts or (None,), self.weight_decays or (None,), self.rates)
+        return [
+            replace(plan, learning_rate=rate, weight_decay=decay, dropout=dropout) for dropout, decay, rate in points
+        ]
 
 
 @dataclass
@@ -50,15 +85,17 @@ class GridSearch:
 
     Attributes:
         plans: A plan for each network and batch size; its own rates are not used.
-        rates: The learning rates to try in each of them.
+        grid: What is tried in each of them.
         environment: Versions and machine.
+        metric: What is measured; None before the data are loaded.
         status: "running", "finished" or "interrupted".
         candidates: What was tried so far.
     """
 
     plans: Sequence[Plan]
-    rates: Sequence[float]
+    grid: Grid
     environment: Environment
+    metric: Metric | None = None
     status: Literal["running", "finished", "interrupted"] = "running"
     candidates: list[Candidate] = field(default_factory=list)
 
@@ -69,10 +106,10 @@ class GridSearch:
 
     def num_epochs(self) -> int:
         """Epochs of all trials of all candidates."""
-        return len(self.rates) * sum(plan.num_epochs() for plan in self.plans)
+        return sum(plan.num_epochs() * len(self.grid.plans_of(plan)) for plan in self.plans)
 
     def best(self, rule: str) -> Candidate | None:
-        """The candidate of a rule with the lowest mean error.
+        """The candidate of a rule with the best mean score.
 
         Args:
             rule: Name of the rule.
@@ -80,8 +117,8 @@ class GridSearch:
         Returns:
             The first of the best; None if every candidate diverged, or none was tried.
         """
-        found = [(one.error.mean, one) for one in self.candidates if one.rule == rule and one.error is not None]
-        return min(found, key=lambda pair: pair[0])[1] if found else None
+        found = [(one.score.mean, one) for one in self.candidates if one.rule == rule and one.score is not None]
+        return None if self.metric is None else best_of(found, self.metric.better)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as nested containers for a JSON file."""
@@ -94,35 +131,42 @@ class GridSearch:
                 "rules": self.rules,
                 "networks": list(dict.fromkeys(plan.network for plan in self.plans)),
                 "batch_sizes": list(dict.fromkeys(plan.schedule.batch_size for plan in self.plans)),
-                "rates": self.rates,
+                "rates": self.grid.rates,
+                "weight_decays": self.grid.weight_decays,
+                "dropouts": self.grid.dropouts,
                 "epochs": plan.schedule.epochs,
                 "trials": plan.trials,
                 "seed": plan.seed,
             },
             "environment": self.environment,
+            "metric": self.metric,
             "best": {rule: self.best(rule) for rule in self.rules},
             "candidates": self.candidates,
         }
 
 
-def start_search(plans: Sequence[Plan], rates: Sequence[float], device: torch.device) -> GridSearch:
+def start_search(plans: Sequence[Plan], grid: Grid, device: torch.device) -> GridSearch:
     """A search in which nothing has been tried yet.
 
     Args:
         plans: A plan for each network and batch size, one at least.
-        rates: The learning rates to try in each of them.
+        grid: What to try in each of them.
         device: Where to train.
 
     Returns:
         The search.
+
+    Raises:
+        SettingError: A value of the grid is out of range.
     """
     for plan in plans:
-        for rate in rates:
-            replace(plan, learning_rate=rate)  # which refuses what is no rate
-    return GridSearch(plans, rates, describe_environment(device))
+        grid.plans_of(plan)
+    return GridSearch(plans, grid, describe_environment(device))
 
 
-def run_search(search: GridSearch, device: torch.device, watch: Watch, on_candidate: Callable[[], object]) -> None:
+def run_search(
+    search: GridSearch, device: torch.device, watch: Watch, on_candidate: Callable[[], object], tell: Tell = silent
+) -> None:
     """Try every candidate. Ctrl-C ends the search early; what was done is kept and marked as interrupted.
 
     Args:
@@ -130,9 +174,10 @@ def run_search(search: GridSearch, device: torch.device, watch: Watch, on_candid
         device: Where to train.
         watch: Told of every trial and epoch.
         on_candidate: Called after each candidate.
+        tell: Told how far something long is.
     """
     try:
-        for candidate in _tried(search, device, watch):
+        for candidate in _tried(search, device, watch, tell):
             search.candidates.append(candidate)
             on_candidate()
         search.status = "finished"
@@ -140,101 +185,62 @@ def run_search(search: GridSearch, device: torch.device, watch: Watch, on_candid
         search.status = "interrupted"
 
 
-def _tried(search: GridSearch, device: torch.device, watch: Watch) -> Iterator[Candidate]:
+def _tried(search: GridSearch, device: torch.device, watch: Watch, tell: Tell) -> Iterator[Candidate]:
     """Train candidate after candidate.
 
     Yields:
         Each once it has been tried.
     """
-    datasets = {
-        inputs: data.load(search.plans[0].data, device, inputs=inputs) for inputs in {p.inputs for p in search.plans}
-    }
-    for plan in search.plans:
-        # What does not suit is told before hours go into what does.
-        build_network(plan.network, datasets[plan.inputs], seed=0)
-        plan.schedule.check(datasets[plan.inputs], plan.network)
-    for plan in search.plans:
-        dataset = datasets[plan.inputs]
-        for rule in plan.rules:
-            for rate in search.rates:
-                error = try_rate(dataset, plan.spec(rule, 0), plan.schedule, rate, plan.trials, watch)
-                yield Candidate(rule, plan.network, plan.schedule.batch_size, rate, error)
+    # All are loaded before any is trained: what does not suit is told before hours go into what does.
+    tasks = domain_of(search.plans[0].data).load_all(search.plans, device, tell)
+    search.metric = tasks[0].metric
+    for whole, task in zip(search.plans, tasks, strict=True):
+        on_validation = task.for_tuning()
+        for rule in whole.rules:
+            for plan in search.grid.plans_of(whole):
+                specs = [_same_rate(plan.spec(rule, trial)) for trial in range(plan.trials)]
+                score = try_candidate(on_validation, specs, plan.schedule, watch, tell)
+                spec, size = specs[0], plan.schedule.batch_size
+                yield Candidate(rule, plan.network, size, spec.learning_rate, spec.weight_decay, spec.dropout, score)
 
 
-def try_rate(
-    dataset: Dataset, spec: LearnerSpec, schedule: Schedule, rate: float, trials: int, watch: Watch
+def _same_rate(spec: LearnerSpec) -> LearnerSpec:
+    """The same learner, with its feedback learned at the rate of the forward weights."""
+    return spec if spec.feedback_learning_rate is None else replace(spec, feedback_learning_rate=spec.learning_rate)
+
+
+def _score(task: Task, epochs: Sequence[EpochRecord]) -> float:
+    """The score at the epoch that counts."""
+    scores = [epoch.test_score for epoch in epochs]
+    best = best_of([(score, score) for score in scores], task.metric.better)
+    return scores[-1] if task.judged_at == "last" or best is None else best
+
+
+def try_candidate(
+    task: Task, specs: Sequence[LearnerSpec], schedule: Schedule, watch: Watch, tell: Tell = silent
 ) -> Spread | None:
-    """Train one rule at one rate and test it on the validation part.
+    """Train one rule at one point of the grid and test it.
 
     Args:
-        dataset: The whole data set; its test part is not used.
-        spec: The learner, whose rates and trial are replaced.
+        task: A task `for_tuning`, which tests on the validation part.
+        specs: The learner of each trial.
         schedule: How long to train.
-        rate: The learning rate.
-        trials: Runs, each on a split of its own where the data set has them.
         watch: Told of every trial and epoch.
+        tell: Told how far something long is.
 
     Returns:
-        The error over the trials; None if one of them diverged.
+        The score over the trials; None if one of them diverged.
 
     Raises:
         KeyboardInterrupt: The user ended a trial.
     """
-    errors = []
-    for trial in range(trials):
-        feedback_rate = None if spec.feedback_learning_rate is None else rate
-        candidate = replace(spec, learning_rate=rate, feedback_learning_rate=feedback_rate, trial=trial)
-        split = validation_split(dataset.of_trial(spec.seed, trial))
-        outcome = run_trial(
-            make_learner(candidate, split), candidate, schedule, split, watch(spec.rule, trial, schedule.epochs)
-        )
+    scores = []
+    for spec in specs:
+        trial = task.trial(spec)
+        trial.tell = tell
+        outcome = run_trial(trial, spec, schedule, watch(spec.rule, spec.trial, schedule.epochs))
         if outcome.status == "interrupted":
             raise KeyboardInterrupt
         if outcome.status == "finished":
-            errors.append(outcome.epochs[-1].test_error)
-    return spread(errors) if len(errors) == trials else None
-
-
-def tuning_table(search: GridSearch) -> Table:
-    """Errors on the validation part: a row per rule, network and batch size, a column per rate.
-
-    Args:
-        search: A search, finished or not.
-
-    Returns:
-        The table, to be printed by rich.
-    """
-    plan = search.plans[0]
-    epochs = f"{plan.schedule.epochs} epoch{'' if plan.schedule.epochs == 1 else 's'}"
-    ending = " (interrupted: figures so far)" if search.status == "interrupted" else ""
-    table = Table(
-        title=f"{plan.data}, {epochs}: error on the validation part, over the learning rates{ending}",
-        caption="; ".join(_best_sentence(search, rule) for rule in search.rules),
-    )
-    for heading in ("rule", "network"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("batch", *(f"{rate:g}" for rate in search.rates)):
-        table.add_column(heading, justify="right")
-    tried = {(one.rule, one.network, one.batch_size, one.learning_rate): one for one in search.candidates}
-    for rule in search.rules:
-        for plan in search.plans:
-            if rule in plan.rules:
-                batch_size = plan.schedule.batch_size
-                cells = [_cell(tried.get((rule, plan.network, batch_size, rate))) for rate in search.rates]
-                table.add_row(rule, plan.network, str(batch_size), *cells)
-    return table
-
-
-def _best_sentence(search: GridSearch, rule: str) -> str:
-    """The best candidate of a rule."""
-    best = search.best(rule)
-    if best is None:
-        return f"{rule}: none finished"
-    return f"best for {rule}: {best.network}, batch size {best.batch_size}, rate {best.learning_rate:g}"
-
-
-def _cell(candidate: Candidate | None) -> str:
-    """The mean error of a candidate."""
-    if candidate is None:
-        return "-"
-    return "diverged" if candidate.error is None else f"{candidate.error.mean:.4g}"
+            scores.append(_score(task, outcome.epochs))
+    return spread(scores) if len(scores) == len(specs) else None

@@ -43,6 +43,7 @@ BENCH: dict[str, Any] = {
 
 def run(data: str, network: str, rules: tuple[str, ...] = ("dfa", "backprop"), **more: Any) -> dict[str, Any]:
     return {
+        "format": 2,
         "status": "finished",
         "config": {"data": data, "network": network, "trials": 3, "schedule": {"epochs": 40}, "clip": 2.0},
         "environment": {"torch": "2.13.0", "num_threads": 1, "device": "cpu"},
@@ -53,8 +54,8 @@ def run(data: str, network: str, rules: tuple[str, ...] = ("dfa", "backprop"), *
                 "rule": rule,
                 "num_trials": 3,
                 "num_finished": 3,
-                "test_error": {"mean": 24.5, "std": 1.25, "count": 3},
-                "test_error_chosen": None,
+                "test_score": {"mean": 24.5, "std": 1.25, "count": 3},
+                "test_score_chosen": None,
             }
             for rule in rules
         ],
@@ -173,6 +174,10 @@ def test_runs_are_joined_without_their_epochs(modules: dict[str, ModuleType], tm
     assert len(joined["runs"]) == 2
     assert "trials" not in joined["runs"][0]
     assert "| ecg200 | `rnn-1` |" in rendered(modules, "rnn-paper", records)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "results.json").write_text(json.dumps(run("graph:/home/me/mine", "gcn")))
+    join(["own", str(tmp_path / "own")], records)
+    assert json.loads((records / "own.json").read_text())["runs"][0]["config"]["data"] == "graph:mine"
     with pytest.raises(SystemExit):
         join(["other", str(tmp_path / "c")], records)
     assert not (records / "other.json").exists()
@@ -183,7 +188,7 @@ def test_what_compare_writes_can_be_rendered(
 ) -> None:
     import torch
 
-    from feedalign_lab import cli_commands
+    from feedalign_lab import data
     from feedalign_lab.cli import main
     from feedalign_lab.data.dataset import Dataset
 
@@ -191,7 +196,7 @@ def test_what_compare_writes_can_be_rendered(
         x, y = torch.randn(20, 6, 2), torch.arange(20) % 3
         return Dataset("libras", x, y, x, y, 3, "classification", "none")
 
-    monkeypatch.setattr(cli_commands.data, "load", load_little)
+    monkeypatch.setattr(data, "load", load_little)
     arguments = ["compare", "--data", "libras", "--network", "gru-before-8", "--epochs", "1", "--trials", "1"]
     assert main([*arguments, "--rules", "dfa,backprop", "--threads", "1", "--out", str(tmp_path / "run")]) == 0
     modules["join_records"].main(["rnn-paper", str(tmp_path / "run")], tmp_path)

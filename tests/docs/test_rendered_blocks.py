@@ -16,26 +16,27 @@ import feedalign as fa
 ROOT = Path(__file__).parents[2]
 
 COMPARISON: dict[str, Any] = {
+    "format": 2,
     "status": "finished",
     "config": {"data": "digits", "network": "fc1-20", "trials": 3, "schedule": {"epochs": 4, "batch_size": 32}},
     "environment": {"torch": "2.13.0", "num_threads": 1, "device": "cpu", "device_name": "x"},
-    "error_unit": "%",
+    "metric": {"name": "error", "unit": "%", "better": "lower", "digits": 2},
     "cost": [{"rule": "dfa", "time_ratio": 0.912, "memory_ratio": 0.8}],
     "summary": [
         {
             "rule": "dfa",
             "num_trials": 3,
             "num_finished": 2,
-            "test_error": {"mean": 4.125, "std": None, "count": 2},
-            "test_error_last_epochs": {"mean": 4.375, "std": 0.5, "count": 2},
+            "test_score": {"mean": 4.125, "std": None, "count": 2},
+            "test_score_last_epochs": {"mean": 4.375, "std": 0.5, "count": 2},
             "angles": {"0": 71.4, "2": 0.0},
         },
         {
             "rule": "shallow",
             "num_trials": 3,
             "num_finished": 0,
-            "test_error": None,
-            "test_error_last_epochs": None,
+            "test_score": None,
+            "test_score_last_epochs": None,
             "angles": {},
         },
     ],
@@ -96,6 +97,19 @@ def test_a_block_without_a_record_says_so(render_blocks: ModuleType, tmp_path: P
     assert render_blocks.render(filled, tmp_path) == filled
 
 
+@pytest.mark.parametrize("name", ["digits", "rnn-paper", "mackey-glass"])
+def test_a_record_of_another_layout_is_refused(render_blocks: ModuleType, tmp_path: Path, name: str) -> None:
+    (tmp_path / f"{name}.json").write_text(json.dumps(COMPARISON | {"format": 1}))
+    with pytest.raises(ValueError, match="has format 1, and format 2 is read: record the run again"):
+        render_blocks.render(f"<!-- numbers:{name} -->\n<!-- /numbers -->\n", tmp_path)
+
+
+def test_the_tables_read_the_layout_that_is_written(render_blocks: ModuleType) -> None:
+    from feedalign_lab.comparison import RESULTS_FORMAT
+
+    assert render_blocks.tables.RESULTS_FORMAT == RESULTS_FORMAT
+
+
 def test_a_changed_record_changes_the_page(render_blocks: ModuleType, tmp_path: Path) -> None:
     page = "<!-- numbers:digits -->\n<!-- /numbers -->\n"
     (tmp_path / "digits.json").write_text(json.dumps(COMPARISON))
@@ -105,7 +119,7 @@ def test_a_changed_record_changes_the_page(render_blocks: ModuleType, tmp_path: 
     assert render_blocks.render(filled, tmp_path) == filled
 
     changed = json.loads(json.dumps(COMPARISON))
-    changed["summary"][0]["test_error"] |= {"mean": 5.0, "std": 0.25}
+    changed["summary"][0]["test_score"] |= {"mean": 5.0, "std": 0.25}
     (tmp_path / "digits.json").write_text(json.dumps(changed))
     assert "5.00 ± 0.25" in render_blocks.render(filled, tmp_path)
 

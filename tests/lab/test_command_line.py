@@ -8,7 +8,7 @@ import pytest
 import torch
 from lab_output import TINY, one_line, results_in
 
-from feedalign_lab import comparison, training
+from feedalign_lab import comparison, tensors, training
 from feedalign_lab.choices import rule_names
 from feedalign_lab.cli import main
 from feedalign_lab.cost import CostRecord
@@ -40,8 +40,8 @@ def test_compare_all_rules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert results["status"] == "finished"
     assert {entry["status"] for entry in results["trials"]} == {"finished"}
     for row in results["summary"]:
-        assert row["test_error"]["count"] == 2
-        assert f"{row['test_error']['mean']:.2f} ± {row['test_error']['std']:.2f}" in out
+        assert row["test_score"]["count"] == 2
+        assert f"{row['test_score']['mean']:.2f} ± {row['test_score']['std']:.2f}" in out
     assert "angle fc1" in out
     assert "angle fc3" not in out
     for name in ("results.json", "learning_curves.png", "angles.png"):
@@ -84,7 +84,9 @@ def test_results_say_how_they_came_about(tmp_path: Path) -> None:
     assert set(results["environment"]) >= {"python", "numpy", "feedalign", "git_commit", "device", "num_cpus"}
     assert set(results["seeds"][0]) == {"weights", "feedback", "order", "dropout", "classifier", "split"}
     (epoch,) = results["trials"][0]["epochs"]
-    assert set(epoch) == {"epoch", "train_loss", "test_error", "validation_error", "seconds", "alignment"}
+    assert set(epoch) == {
+        "epoch", "train_loss", "test_score", "validation_score", "other_scores", "seconds", "alignment",
+    }  # fmt: skip
     assert [layer["layer"] for layer in epoch["alignment"]] == ["fc1", "fc2", "fc3"]
 
 
@@ -92,7 +94,7 @@ def test_same_seed_gives_the_same_file_but_for_times(tmp_path: Path) -> None:
     def figures(folder: Path, *more: str) -> list[Any]:
         main(["compare", "--rules", "dfa,brsf", "--trials", "1", "--out", str(folder), *TINY, *more])
         trials = results_in(folder)["trials"]
-        return [(e["train_loss"], e["test_error"], e["alignment"]) for t in trials for e in t["epochs"]]
+        return [(e["train_loss"], e["test_score"], e["alignment"]) for t in trials for e in t["epochs"]]
 
     assert figures(tmp_path / "a") == figures(tmp_path / "b")
     assert figures(tmp_path / "a") != figures(tmp_path / "c", "--seed", "1")
@@ -114,15 +116,15 @@ def test_busy_machine_is_told(
 
 def test_steps_that_are_timed_move_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     learners: list[Learner] = []
-    honest = comparison.make_learner
+    honest = tensors.make_learner
 
     def keep(*arguments: Any) -> Learner:
         learners.append(honest(*arguments))
         return learners[-1]
 
-    monkeypatch.setattr(comparison, "make_learner", keep)
+    monkeypatch.setattr(tensors, "make_learner", keep)
     plan = comparison.Plan("digits", "fc2-8", ("dfa", "drtp"), 1, training.Schedule(1, 32))
-    comparison._measure_cost(plan, load("digits"))
+    comparison._measure_cost(plan, tensors.TensorTask(load("digits"), plan.network, plan.schedule))
     start = build_network("fc2-8", load("digits"), seed=stream_seed(0, 0, "weights"))
     assert len(learners) == 3
     for learner in learners:
@@ -168,8 +170,14 @@ def test_every_field_of_the_results_is_documented(tmp_path: Path) -> None:
     main(["compare", "--rules", "fa", "--trials", "1", "--out", str(tmp_path), *TINY])
     results = results_in(tmp_path)
     parts = [results["config"], results["config"]["schedule"], results["data"], results["network"]]
-    parts += [results["settings"]["fa"], results["seeds"][0], results["environment"], results["cost"][0]]
-    parts += [results["summary"][0], results["summary"][0]["test_error"], results["trials"][0]]
+    parts += [
+        results["metric"],
+        results["settings"]["fa"],
+        results["seeds"][0],
+        results["environment"],
+        results["cost"][0],
+    ]
+    parts += [results["summary"][0], results["summary"][0]["test_score"], results["trials"][0]]
     parts += [results["trials"][0]["epochs"][0], results["trials"][0]["epochs"][0]["alignment"][0]]
     for field in [*results, *(field for part in parts for field in part)]:
         assert f"`{field}`" in page, field
@@ -207,6 +215,7 @@ def test_settings_of_the_network_are_recorded_with_their_source(tmp_path: Path) 
         "weight_decay": 0.0,
         "feedback_decay": 0.0,
         "gamma": None,
+        "dropout": 0.0,
     }
     assert results["features"] == []
 
@@ -246,7 +255,7 @@ def test_interrupt_keeps_and_labels_what_was_done(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured: list[int] = []
-    honest = training.measure_test_error
+    honest = tensors.measure_test_error
 
     def interrupt_in_the_fifth_epoch(*arguments: Any) -> float:
         measured.append(1)
@@ -254,7 +263,7 @@ def test_interrupt_keeps_and_labels_what_was_done(
             raise KeyboardInterrupt
         return honest(*arguments)
 
-    monkeypatch.setattr(training, "measure_test_error", interrupt_in_the_fifth_epoch)
+    monkeypatch.setattr(tensors, "measure_test_error", interrupt_in_the_fifth_epoch)
     arguments = ["--rules", "fa,dfa,drtp", "--trials", "2", "--epochs", "3", "--network", "fc2-8"]
     assert main(["compare", "--out", str(tmp_path), *arguments]) == 130
     out, err = capsys.readouterr()

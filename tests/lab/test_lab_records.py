@@ -32,18 +32,18 @@ def test_spread_is_the_sample_standard_deviation() -> None:
 def test_summary_takes_the_last_epoch_of_finished_trials() -> None:
     results = [result(0, [3.0, 4.0]), result(1, [1.0, 2.0]), result(2, [50.0], "diverged"), result(0, [1.0], rule="fa")]
     summary = summarize("dfa", results)
-    assert summary.test_error is not None
-    assert summary.test_error.mean == 3.0
+    assert summary.test_score is not None
+    assert summary.test_score.mean == 3.0
     assert (summary.num_trials, summary.num_finished) == (3, 2)
     assert summary.seconds == 4.0
 
 
 def test_late_error_is_the_mean_over_ten_epochs_or_over_all() -> None:
     long = [result(0, [50.0, *([4.0] * 5), *([6.0] * 5)]), result(1, [50.0, *([8.0] * 10)])]
-    late = summarize("dfa", long).test_error_last_epochs
+    late = summarize("dfa", long).test_score_last_epochs
     assert late is not None
     assert (late.mean, late.std, late.count) == (6.5, pytest.approx(math.sqrt(4.5)), 2)
-    short = summarize("dfa", [result(0, [3.0, 4.0])]).test_error_last_epochs
+    short = summarize("dfa", [result(0, [3.0, 4.0])]).test_score_last_epochs
     assert short is not None
     assert short.mean == 3.5
 
@@ -54,7 +54,7 @@ def test_angles_are_those_of_hidden_layers() -> None:
 
 def test_rule_without_a_finished_trial() -> None:
     summary = summarize("dfa", [result(0, [4.0], "interrupted")])
-    assert summary.test_error is None
-    assert summary.test_error_last_epochs is None
+    assert summary.test_score is None
+    assert summary.test_score_last_epochs is None
     assert summary.angles == {}
     assert math.isnan(summary.seconds)

@@ -8,7 +8,7 @@ from made_data import made, made_series
 import feedalign as fa
 from feedalign.errors import FeedalignError
 from feedalign.rules import DirectRule
-from feedalign_lab.choices import Case, lack, left_out, make_rule, parse_rule_names
+from feedalign_lab.choices import Case, left_out, make_rule, parse_rule_names
 from feedalign_lab.errors import SettingError, UnknownNameError
 from feedalign_lab.learner import LearnerSpec, make_learner
 from feedalign_lab.models import build_network, parse_network_name
@@ -248,7 +248,7 @@ def test_rules_that_are_left_out_are_those_that_fail(data: str, network: str, is
     features = features_of(build_network(network, dataset, seed=0)) if is_transfer else None
     for rule in fa.ALL_RULES:
         spec = LearnerSpec(rule.name, network, 1e-3, feedback_learning_rate=of_feedback(data, network, rule.name)[0])
-        fails = nullcontext() if lack(rule.name, case) is None else pytest.raises(FeedalignError)
+        fails = nullcontext() if case.lack(rule.name) is None else pytest.raises(FeedalignError)
         with fails:
             make_learner(spec, dataset, features).step(dataset.x_train, dataset.encode(dataset.y_train))
 

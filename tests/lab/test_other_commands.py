@@ -24,7 +24,7 @@ def test_train_saves_weights_of_the_plain_network(tmp_path: Path, capsys: pytest
     digits = load("digits")
     with torch.no_grad():
         wrong = network(digits.x_test).argmax(1) != digits.y_test
-    error = results_in(tmp_path)["summary"][0]["test_error"]["mean"]
+    error = results_in(tmp_path)["summary"][0]["test_score"]["mean"]
     assert 100 * float(wrong.float().mean()) == pytest.approx(error)
     assert f"wrote {tmp_path / 'weights.pt'}" in capsys.readouterr().out
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from feedalign.measure import LayerAlignment
 from feedalign_lab import plots
 from feedalign_lab.records import EpochRecord, TrialResult
+from feedalign_lab.tensors import PERCENT_WRONG
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def lines(axes: Any) -> dict[str, list[float]]:
 
 def test_curve_is_the_mean_and_the_band_one_standard_deviation(figures: list[Figure]) -> None:
     trials = [trial("dfa", 0, [8.0, 4.0]), trial("fa", 0, [5.0, 5.0]), trial("dfa", 1, [6.0, 2.0])]
-    image = plots.draw_learning_curves(["dfa", "fa"], trials, "title", "%")
+    image = plots.draw_learning_curves(["dfa", "fa"], trials, "title", PERCENT_WRONG)
     assert image.startswith(b"\x89PNG")
     (axes,) = figures[0].axes
     assert lines(axes) == {"dfa": [7.0, 3.0], "fa": [5.0, 5.0]}
@@ -50,14 +51,14 @@ def test_curve_is_the_mean_and_the_band_one_standard_deviation(figures: list[Fig
 
 
 def test_trials_that_ended_early_count_as_far_as_they_went(figures: list[Figure]) -> None:
-    plots.draw_learning_curves(["dfa"], [trial("dfa", 0, [8.0, 4.0]), trial("dfa", 1, [6.0])], "title", "%")
+    plots.draw_learning_curves(["dfa"], [trial("dfa", 0, [8.0, 4.0]), trial("dfa", 1, [6.0])], "title", PERCENT_WRONG)
     assert lines(figures[0].axes[0]) == {"dfa": [7.0, 4.0]}
 
 
 @pytest.mark.parametrize("num_epochs", [1, 2, 3])
 def test_epochs_are_whole_numbers(figures: list[Figure], num_epochs: int) -> None:
     trials = [trial("dfa", 0, [8.0] * num_epochs)]
-    plots.draw_learning_curves(["dfa"], trials, "title", "%")
+    plots.draw_learning_curves(["dfa"], trials, "title", PERCENT_WRONG)
     plots.draw_angles(["dfa"], trials, "title")
     for axes in (axes for figure in figures for axes in figure.axes):
         shown = [tick for tick in axes.get_xticks() if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]]
@@ -77,13 +78,13 @@ def test_rule_without_angles_is_left_out(figures: list[Figure]) -> None:
 
 
 def test_error_of_zero_can_be_drawn(figures: list[Figure]) -> None:
-    plots.draw_learning_curves(["dfa"], [trial("dfa", 0, [8.0, 0.0])], "title", "%")
+    plots.draw_learning_curves(["dfa"], [trial("dfa", 0, [8.0, 0.0])], "title", PERCENT_WRONG)
     assert figures[0].axes[0].get_yscale() == "linear"
 
 
 def test_rule_looks_the_same_whatever_it_is_compared_with(figures: list[Figure]) -> None:
     trials = [trial("dfa", 0, [8.0, 4.0]), trial("fa", 0, [8.0, 4.0])]
     for rules in (["dfa"], ["fa", "dfa"]):
-        plots.draw_learning_curves(rules, trials, "title", "%")
+        plots.draw_learning_curves(rules, trials, "title", PERCENT_WRONG)
     colors = [{line.get_label(): line.get_color() for line in figure.axes[0].get_lines()} for figure in figures]
     assert colors[0]["dfa"] == colors[1]["dfa"] != colors[1]["fa"]

@@ -4,12 +4,13 @@ from typing import Any
 
 import pytest
 import torch
+from lab_training import train_learner
 from made_data import made
 
 from feedalign_lab.errors import SettingError
 from feedalign_lab.learner import Learner, LearnerSpec, make_learner
 from feedalign_lab.plan import Plan
-from feedalign_lab.training import Schedule, run_trial
+from feedalign_lab.training import Schedule
 
 FDFA = LearnerSpec("fdfa", "mlp2-8", 1e-2, feedback_learning_rate=1e-3)
 DATASET = made("mnist")
@@ -23,7 +24,7 @@ def test_rate_falls_after_each_epoch_and_that_of_feedback_stays() -> None:
     learner = make_learner(FDFA, DATASET)
     seen: list[list[float]] = []
     learner.optimizer.register_step_pre_hook(lambda *_: seen.append(rates(learner)))
-    run_trial(learner, FDFA, Schedule(3, 8, lr_decay=0.5), DATASET)
+    train_learner(learner, FDFA, Schedule(3, 8, lr_decay=0.5), DATASET)
     assert seen == [[1e-2, 1e-3]] * 2 + [[5e-3, 1e-3]] * 2 + [[2.5e-3, 1e-3]] * 2
 
 
@@ -31,19 +32,19 @@ def test_rate_falls_after_each_epoch_and_that_of_feedback_stays() -> None:
 def test_without_learned_feedback_every_rate_falls(rule: str) -> None:
     spec = LearnerSpec(rule, "mlp2-8", 1e-2)
     learner = make_learner(spec, DATASET)
-    run_trial(learner, spec, Schedule(2, 8, lr_decay=0.5), DATASET)
+    train_learner(learner, spec, Schedule(2, 8, lr_decay=0.5), DATASET)
     assert rates(learner) == [2.5e-3]
 
 
 def test_no_decay_unless_asked_for() -> None:
     learner = make_learner(FDFA, DATASET)
-    run_trial(learner, FDFA, Schedule(2, 8), DATASET)
+    train_learner(learner, FDFA, Schedule(2, 8), DATASET)
     assert rates(learner) == [1e-2, 1e-3]
 
 
 def test_decayed_training_is_slower_from_the_second_epoch_on() -> None:
     def losses(lr_decay: float) -> list[float]:
-        result = run_trial(make_learner(FDFA, DATASET), FDFA, Schedule(3, 8, lr_decay=lr_decay), DATASET)
+        result = train_learner(make_learner(FDFA, DATASET), FDFA, Schedule(3, 8, lr_decay=lr_decay), DATASET)
         return [epoch.train_loss for epoch in result.epochs]
 
     constant, decayed = losses(1.0), losses(0.01)
@@ -97,7 +98,7 @@ def test_rates_given_for_a_run(given: dict[str, Any], forward: float, feedback: 
 def test_angle_of_learned_feedback_falls() -> None:
     dataset = made("mnist", 40)
     spec = LearnerSpec("fdfa", "mlp2-8", 1e-3, feedback_learning_rate=1e-2)
-    result = run_trial(make_learner(spec, dataset), spec, Schedule(30, 8), dataset)
+    result = train_learner(make_learner(spec, dataset), spec, Schedule(30, 8), dataset)
     last = [entry.delta for entry in result.epochs[-1].alignment if entry.point is not None]
     assert last[1] < 30
     assert torch.isfinite(torch.tensor(last)).all()

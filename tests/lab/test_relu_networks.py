@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from lab_training import train_learner
 from made_data import made
 from torch import nn
 
 from feedalign_lab.errors import SettingError, UnknownNameError
 from feedalign_lab.learner import LearnerSpec, loss_name, make_learner
 from feedalign_lab.models import build_network, network_facts, parse_network_name
-from feedalign_lab.training import Schedule, run_trial
+from feedalign_lab.training import Schedule
 
 
 def names(network: nn.Module) -> list[str]:
@@ -110,7 +111,7 @@ def test_loss_is_that_of_class_numbers() -> None:
 def test_they_learn(network: str, rule: str) -> None:
     spec = LearnerSpec(rule, network, 2e-3, feedback_learning_rate=1e-3 if rule in {"dkp", "fdfa"} else None)
     dataset = made("mnist", 40)
-    result = run_trial(make_learner(spec, dataset), spec, Schedule(8, 8), dataset)
+    result = train_learner(make_learner(spec, dataset), spec, Schedule(8, 8), dataset)
     assert result.status == "finished"
     assert result.epochs[-1].train_loss < 0.9 * result.epochs[0].train_loss
 
@@ -120,6 +121,6 @@ def test_batch_of_one_under_batch_normalization(batch_size: int) -> None:
     spec = LearnerSpec("dfa", "mlp1-8-bn", 1e-3)
     dataset = made("mnist", 16)
     with pytest.raises(SettingError, match="would hold a single one: choose another batch size"):
-        run_trial(make_learner(spec, dataset), spec, Schedule(1, batch_size), dataset)
+        train_learner(make_learner(spec, dataset), spec, Schedule(1, batch_size), dataset)
     plain = LearnerSpec("dfa", "mlp1-8", 1e-3)
-    assert run_trial(make_learner(plain, dataset), plain, Schedule(1, batch_size), dataset).status == "finished"
+    assert train_learner(make_learner(plain, dataset), plain, Schedule(1, batch_size), dataset).status == "finished"

@@ -4,13 +4,16 @@ import dataclasses
 
 import pytest
 import torch
+from lab_training import train_learner
 
 from feedalign_lab import data
 from feedalign_lab.data.dataset import Dataset
+from feedalign_lab.divergence import first_non_finite
 from feedalign_lab.errors import SettingError
 from feedalign_lab.learner import LearnerSpec, make_learner
 from feedalign_lab.records import EpochRecord, TrialResult
-from feedalign_lab.training import Schedule, first_non_finite, measure_test_error, run_trial
+from feedalign_lab.tensors import TensorTrial, measure_test_error
+from feedalign_lab.training import Schedule
 
 SPEC = LearnerSpec(rule="dfa", network="fc2-20", learning_rate=5e-3)
 SCHEDULE = Schedule(epochs=2, batch_size=32)
@@ -22,11 +25,11 @@ def digits() -> Dataset:
 
 
 def train(dataset: Dataset, spec: LearnerSpec = SPEC, schedule: Schedule = SCHEDULE) -> TrialResult:
-    return run_trial(make_learner(spec, dataset), spec, schedule, dataset)
+    return train_learner(make_learner(spec, dataset), spec, schedule, dataset)
 
 
 def figures(result: TrialResult) -> list[tuple[float, float, float]]:
-    return [(e.train_loss, e.test_error, e.alignment[0].delta) for e in result.epochs]
+    return [(e.train_loss, e.test_score, e.alignment[0].delta) for e in result.epochs]
 
 
 @pytest.mark.parametrize("rule", ["backprop", "fa", "dfa", "drtp"])
@@ -34,14 +37,14 @@ def test_rules_learn(digits: Dataset, rule: str) -> None:
     result = train(digits, dataclasses.replace(SPEC, rule=rule), Schedule(epochs=8, batch_size=32))
     assert result.status == "finished"
     assert result.epochs[-1].train_loss < result.epochs[0].train_loss
-    assert result.epochs[-1].test_error < 50
+    assert result.epochs[-1].test_score < 50
 
 
 def test_shallow_leaves_hidden_layers_alone(digits: Dataset) -> None:
     spec = dataclasses.replace(SPEC, rule="shallow")
     learner = make_learner(spec, digits)
     before = {name: parameter.detach().clone() for name, parameter in learner.model.named_parameters()}
-    run_trial(learner, spec, SCHEDULE, digits)
+    train_learner(learner, spec, SCHEDULE, digits)
     moved = {name for name, p in learner.model.named_parameters() if not torch.equal(p, before[name])}
     assert moved == {"fc3.weight", "fc3.bias"}
 
@@ -81,7 +84,7 @@ def test_angles_of_backprop_are_zero_and_of_dfa_are_not(digits: Dataset) -> None
 def test_measuring_does_not_change_training(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = dataclasses.replace(SPEC, dropout=0.2)
     losses = [epoch.train_loss for epoch in train(digits, spec).epochs]
-    monkeypatch.setattr("feedalign_lab.training._alignment", lambda *_: ())
+    monkeypatch.setattr(TensorTrial, "alignment", lambda *_: ())
     assert [epoch.train_loss for epoch in train(digits, spec).epochs] == losses
 
 
@@ -91,7 +94,7 @@ def test_every_example_is_seen_once_an_epoch(digits: Dataset) -> None:
     learner.model.register_forward_pre_hook(
         lambda module, arguments: seen.append(arguments[0]) if torch.is_grad_enabled() and module.training else None
     )
-    run_trial(learner, SPEC, Schedule(epochs=1, batch_size=500), digits)
+    train_learner(learner, SPEC, Schedule(epochs=1, batch_size=500), digits)
     assert [len(batch) for batch in seen] == [500, 500, 297]
     together = torch.cat(seen)
     assert not torch.equal(together, digits.x_train)
@@ -110,11 +113,11 @@ def test_regression_learns_and_reports_squared_error() -> None:
     dataset = data.load("synthetic-regression")
     spec = LearnerSpec("sign-dfa", "fc2-100", 5e-4, weight_init="zero")
     learner = make_learner(spec, dataset)
-    result = run_trial(learner, spec, Schedule(2, 50), dataset)
+    result = train_learner(learner, spec, Schedule(2, 50), dataset)
     with torch.no_grad():
         expected = (learner.model(dataset.x_test) - dataset.y_test).square().mean()
-    assert result.epochs[-1].test_error == pytest.approx(float(expected), rel=1e-4)
-    assert result.epochs[-1].test_error < result.epochs[0].test_error < 0.5
+    assert result.epochs[-1].test_score == pytest.approx(float(expected), rel=1e-4)
+    assert result.epochs[-1].test_score < result.epochs[0].test_score < 0.5
 
 
 def test_fused_adam_takes_the_steps_of_plain_adam(digits: Dataset) -> None:
@@ -153,7 +156,7 @@ def test_gradients_of_zero_at_the_loss_of_chance_have_diverged(digits: Dataset) 
     # All outputs at exactly zero cost one class in a hundred, so less than twice what the start costs.
     shut()
     learner.optimizer.register_step_post_hook(shut)
-    result = run_trial(learner, SPEC, Schedule(1, 32), digits)
+    result = train_learner(learner, SPEC, Schedule(1, 32), digits)
     assert result.status == "diverged"
     assert "every gradient is zero" in result.message
 
@@ -174,9 +177,9 @@ def test_bad_start_that_is_made_good_is_no_divergence(digits: Dataset) -> None:
                     parameter.copy_(good[name])
 
     untrained = make_learner(SPEC, digits)
-    assert figures(run_trial(untrained, SPEC, Schedule(1, 32), digits))
+    assert figures(train_learner(untrained, SPEC, Schedule(1, 32), digits))
     learner.optimizer.register_step_post_hook(mend)
-    assert run_trial(learner, SPEC, Schedule(3, 32), digits).status == "finished"
+    assert train_learner(learner, SPEC, Schedule(3, 32), digits).status == "finished"
 
 
 def test_nan_stops_the_trial_and_names_step_layer_and_rule(digits: Dataset) -> None:
@@ -191,7 +194,7 @@ def test_nan_stops_the_trial_and_names_step_layer_and_rule(digits: Dataset) -> N
                 learner.model.get_parameter("fc2.weight")[0, 0] = float("nan")
 
     learner.optimizer.register_step_post_hook(poison)
-    result = run_trial(learner, SPEC, SCHEDULE, digits)
+    result = train_learner(learner, SPEC, SCHEDULE, digits)
     assert result.status == "diverged"
     assert result.epochs == ()
     for part in ("dfa", "step 6 (epoch 1)", "fc2.weight", "learning rate"):
@@ -203,7 +206,7 @@ def test_nan_of_the_last_step_is_not_missed(digits: Dataset) -> None:
     learner.optimizer.register_step_post_hook(
         lambda *_: learner.model.get_parameter("fc3.bias").detach().fill_(float("inf"))
     )
-    result = run_trial(learner, SPEC, Schedule(epochs=1, batch_size=1297), digits)
+    result = train_learner(learner, SPEC, Schedule(epochs=1, batch_size=1297), digits)
     assert result.status == "diverged"
     assert "the end of epoch 1" in result.message
     assert "fc3.bias" in result.message
@@ -213,7 +216,7 @@ def test_nan_among_the_inputs_is_blamed_on_the_inputs(digits: Dataset) -> None:
     x = digits.x_train.clone()
     x[7, 3] = float("nan")
     spoiled = dataclasses.replace(digits, x_train=x)
-    result = run_trial(make_learner(SPEC, digits), SPEC, SCHEDULE, spoiled)
+    result = train_learner(make_learner(SPEC, digits), SPEC, SCHEDULE, spoiled)
     assert result.status == "diverged"
     assert "inputs" in result.message
 
@@ -231,7 +234,7 @@ def test_interrupt_keeps_the_epochs_that_were_done(digits: Dataset) -> None:
         if record.epoch == 2:
             raise KeyboardInterrupt
 
-    result = run_trial(make_learner(SPEC, digits), SPEC, Schedule(5, 32), digits, interrupt)
+    result = train_learner(make_learner(SPEC, digits), SPEC, Schedule(5, 32), digits, interrupt)
     assert result.status == "interrupted"
     assert [epoch.epoch for epoch in result.epochs] == [1, 2]
     assert "2 of 5" in result.message

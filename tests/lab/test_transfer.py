@@ -6,17 +6,19 @@ from typing import Any
 import pytest
 import torch
 from lab_output import one_line, results_in
+from lab_training import train_learner
 from made_data import made
 from torch import nn
 
-from feedalign_lab import cli_commands, comparison, training
+from feedalign_lab import comparison, data, tensors
 from feedalign_lab.cli import main
 from feedalign_lab.cost import CostRecord
 from feedalign_lab.data.dataset import Dataset
 from feedalign_lab.learner import Learner, LearnerSpec, make_learner
 from feedalign_lab.models import build_network, network_facts
 from feedalign_lab.models.transfer import FrozenBatchNorm2d, classifier_points, features_of, freeze_features
-from feedalign_lab.training import Schedule, run_trial
+from feedalign_lab.tensors import measure_test_error
+from feedalign_lab.training import Schedule
 
 DATASET = made("mnist", 40)
 RUN = ["compare", "--data", "mnist", "--network", "cnn-bn", "--transfer", "--epochs", "1", "--batch-size", "10"]
@@ -34,13 +36,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         return made(name, 40)
 
     monkeypatch.setattr(comparison, "measure_cost", measure)
-    monkeypatch.setattr(cli_commands.data, "load", load)
+    monkeypatch.setattr(data, "load", load)
 
 
 def trained_features() -> tuple[Learner, dict[str, torch.Tensor]]:
     spec = LearnerSpec("backprop", "cnn-bn", 1e-3)
     learner = make_learner(spec, DATASET)
-    run_trial(learner, spec, Schedule(1, 10), DATASET)
+    train_learner(learner, spec, Schedule(1, 10), DATASET)
     return learner, dict(features_of(learner.model))
 
 
@@ -87,7 +89,7 @@ def test_only_the_classifier_moves(rule: str) -> None:
     spec = LearnerSpec(rule, "cnn-bn", 1e-3, feedback_learning_rate=feedback_rate)
     learner = make_learner(spec, DATASET, features)
     before = {name: parameter.detach().clone() for name, parameter in learner.model.named_parameters()}
-    result = run_trial(learner, spec, Schedule(1, 10), DATASET)
+    result = train_learner(learner, spec, Schedule(1, 10), DATASET)
     assert [entry.layer for entry in result.epochs[0].alignment if entry.point is not None] == ["fc1"]
     moved = {name for name, p in learner.model.named_parameters() if not torch.equal(p, before[name])}
     assert moved >= {"fc1.weight", "fc2.weight"}
@@ -100,13 +102,13 @@ def test_compare_trains_the_convolutions_once_per_trial(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learners: list[tuple[LearnerSpec, Learner]] = []
-    honest = comparison.make_learner
+    honest = tensors.make_learner
 
     def keep(spec: LearnerSpec, *arguments: Any) -> Learner:
         learners.append((spec, honest(spec, *arguments)))
         return learners[-1][1]
 
-    monkeypatch.setattr(comparison, "make_learner", keep)
+    monkeypatch.setattr(tensors, "make_learner", keep)
     arguments = ["--transfer-epochs", "2", "--rules", "backprop,fdfa", "--trials", "2", "--out", str(tmp_path)]
     assert main([*RUN, *arguments]) == 0
     results = results_in(tmp_path)
@@ -140,8 +142,8 @@ def test_train_saves_a_whole_network(tmp_path: Path) -> None:
     assert main(["train", "--rule", "fdfa", *RUN[1:], "--out", str(tmp_path)]) == 0
     network = build_network("cnn-bn", DATASET, seed=9)
     network.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
-    error = training.measure_test_error(network, DATASET)
-    assert error == results_in(tmp_path)["summary"][0]["test_error"]["mean"]
+    error = measure_test_error(network, DATASET)
+    assert error == results_in(tmp_path)["summary"][0]["test_score"]["mean"]
     assert len(results_in(tmp_path)["features"]) == 1
 
 
@@ -149,8 +151,8 @@ def test_train_saves_a_whole_network(tmp_path: Path) -> None:
 def test_convolutions_that_diverge_are_told_for_every_rule(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    honest = training.measure_test_error
-    monkeypatch.setattr(training, "measure_test_error", lambda model, dataset: spoil(model) or honest(model, dataset))
+    honest = tensors.measure_test_error
+    monkeypatch.setattr(tensors, "measure_test_error", lambda model, dataset: spoil(model) or honest(model, dataset))
 
     def spoil(model: nn.Module) -> None:
         model.get_parameter("conv1.weight").detach().fill_(float("nan"))
@@ -172,7 +174,7 @@ def test_interrupt_among_the_convolutions(
     def interrupt(*_: object) -> float:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "measure_test_error", interrupt)
+    monkeypatch.setattr(tensors, "measure_test_error", interrupt)
     rules = ["--rules", "dfa", "--trials", "1"] if command == "compare" else ["--rule", "dfa"]
     assert main([command, *RUN[1:], *rules, "--out", str(tmp_path)]) == 130
     results = results_in(tmp_path)

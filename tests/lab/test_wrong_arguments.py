@@ -79,3 +79,4 @@ def test_missing_data_is_one_sentence(
     err = one_line(capsys.readouterr().err)
     assert "FEEDALIGN_DATA" in err
     assert "https://" in err
+    assert not (tmp_path / "out").exists()

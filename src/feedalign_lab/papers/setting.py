@@ -13,7 +13,7 @@ class RunSetting:
     """What a network is trained with, whatever the rule.
 
     Attributes:
-        batch_size: Examples per step.
+        batch_size: Examples per step; None for all at once.
         epochs: Passes over the training data; enough for a first look, the papers' own runs are longer.
         lr_decay: What the learning rate is multiplied with after each epoch.
         inputs: How the inputs are scaled.
@@ -22,7 +22,7 @@ class RunSetting:
         angles_every: Epochs from one measurement of the angles to the next.
     """
 
-    batch_size: int
+    batch_size: int | None
     epochs: int
     lr_decay: float
     inputs: Inputs
@@ -45,6 +45,7 @@ class RuleSetting:
         feedback_decay: The same for learned feedback.
         gamma: In a forecast, what the error of a step counts one step before, for rules that broadcast errors; None
             where there is no forecast, or nothing is broadcast.
+        dropout: Probability of dropping, where the network drops.
     """
 
     learning_rate: float
@@ -54,3 +55,4 @@ class RuleSetting:
     weight_decay: float = 0.0
     feedback_decay: float = 0.0
     gamma: float | None = None
+    dropout: float = 0.0

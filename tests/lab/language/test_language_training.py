@@ -111,7 +111,8 @@ def test_the_angle_at_the_last_point_is_that_of_the_projected_error(error_at: st
     cross_entropy(logits, targets).backward()
     assert hidden.grad is not None
     error = {"hidden": hidden.grad, "logits": logits.grad}[error_at]
-    feedback = dict(learner.model.named_buffers())["feedalign.blocks_1"]
+    feedback = learner.handle.feedback_at("blocks.1")
+    assert feedback is not None
     cosine = torch.cosine_similarity((error @ feedback).flatten(), hidden.grad.flatten(), dim=0)
     wanted = math.degrees(math.acos(float(cosine)))
     assert angles(learner, parts().validation)[-1].degrees == pytest.approx(wanted, abs=0.01)
