@@ -1,0 +1,1 @@
+"""Graphs: classes of their nodes, and their missing edges, under any rule."""
