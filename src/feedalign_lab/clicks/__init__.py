@@ -1,0 +1,1 @@
+"""Recommenders: whether a user clicks, from logs of categorical and numeric fields."""

@@ -1,0 +1,235 @@
+"""Encoded rows: in memory for small logs, in files that are read block by block for large ones."""
+
+import json
+import os
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feedalign_lab.errors import OutputFolderError
+
+Categories = NDArray[np.int32]
+Labels = NDArray[np.uint8]
+PartName = Literal["train", "validation", "test"]
+PART_NAMES: tuple[PartName, ...] = get_args(PartName)
+
+_FACTS_NAME = "facts.json"
+
+
+class Part(ABC):
+    """The rows of training, validation or test.
+
+    Attributes:
+        num_rows: How many.
+        num_clicks: How many of them are clicks.
+    """
+
+    num_rows: int
+    num_clicks: int
+
+    @abstractmethod
+    def read(self, start: int, stop: int) -> tuple[Categories, Labels]:
+        """Read some rows.
+
+        Args:
+            start: The first.
+            stop: The one behind the last.
+
+        Returns:
+            Categories [n, F], numbered through all fields, and labels [n].
+        """
+
+
+class PartInMemory(Part):
+    """Rows in memory.
+
+    Args:
+        categories: All of them, [N, F].
+        labels: All of them, [N].
+    """
+
+    def __init__(self, categories: Categories, labels: Labels) -> None:
+        self.num_rows, self.num_clicks = len(labels), int(labels.sum(dtype=np.int64))
+        self._categories, self._labels = categories, labels
+
+    def read(self, start: int, stop: int) -> tuple[Categories, Labels]:
+        """See `Part`."""
+        return self._categories[start:stop], self._labels[start:stop]
+
+
+class PartInFiles(Part):
+    """Rows in two files of plain numbers. What is read is read, not mapped: mapped pages would count as memory held.
+
+    Args:
+        folder: Where the files are.
+        name: Of the part.
+        num_fields: Fields F.
+        num_rows: How many.
+        num_clicks: How many of them are clicks.
+    """
+
+    def __init__(self, folder: Path, name: PartName, num_fields: int, num_rows: int, num_clicks: int) -> None:
+        self.num_rows, self.num_clicks = num_rows, num_clicks
+        self._num_fields = num_fields
+        self._categories, self._labels = _paths(folder, name)
+
+    def read(self, start: int, stop: int) -> tuple[Categories, Labels]:
+        """See `Part`."""
+        count, width = max(0, min(stop, self.num_rows) - start), self._num_fields
+        flat = np.fromfile(self._categories, np.int32, count * width, offset=4 * start * width)
+        return flat.reshape(count, width), np.fromfile(self._labels, np.uint8, count, offset=start)
+
+
+class Sink(ABC):
+    """Takes encoded rows of all parts."""
+
+    @abstractmethod
+    def append(self, name: PartName, categories: Categories, labels: Labels) -> None:
+        """Take rows.
+
+        Args:
+            name: Of the part.
+            categories: Categories [n, F], numbered through all fields.
+            labels: Labels [n].
+        """
+
+
+class MemorySink(Sink):
+    """Keeps the rows in memory."""
+
+    def __init__(self) -> None:
+        self._rows: dict[PartName, list[tuple[Categories, Labels]]] = {name: [] for name in PART_NAMES}
+
+    def append(self, name: PartName, categories: Categories, labels: Labels) -> None:
+        """See `Sink`."""
+        self._rows[name].append((categories, labels))
+
+    def parts(self, num_fields: int) -> dict[PartName, Part]:
+        """What was taken.
+
+        Args:
+            num_fields: Fields F, for parts without rows.
+
+        Returns:
+            The parts.
+        """
+        empty = np.empty((0, num_fields), np.int32), np.empty(0, np.uint8)
+        return {
+            name: PartInMemory(
+                np.concatenate([empty[0], *(categories for categories, _ in rows)]),
+                np.concatenate([empty[1], *(labels for _, labels in rows)]),
+            )
+            for name, rows in self._rows.items()
+        }
+
+
+@dataclass
+class _Count:
+    """Rows and clicks of a part so far."""
+
+    rows: int = 0
+    clicks: int = 0
+
+
+class FileSink(Sink):
+    """Writes the rows into the files of a folder.
+
+    Args:
+        folder: The folder, which exists.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[PartName, tuple[BinaryIO, BinaryIO]] = {}
+        self._counts = {name: _Count() for name in PART_NAMES}
+
+    def append(self, name: PartName, categories: Categories, labels: Labels) -> None:
+        """See `Sink`."""
+        if name not in self._files:
+            first, second = _paths(self._folder, name)
+            self._files[name] = first.open("wb"), second.open("wb")
+        for file, array in zip(self._files[name], (categories, labels), strict=True):
+            file.write(np.ascontiguousarray(array).data)
+        self._counts[name].rows += len(labels)
+        self._counts[name].clicks += int(labels.sum(dtype=np.int64))
+
+    def close(self) -> None:
+        """Close all files."""
+        for pair in self._files.values():
+            for file in pair:
+                file.close()
+
+    def finish(self, sizes: tuple[int, ...]) -> None:
+        """Close all files and write down what is in them.
+
+        Args:
+            sizes: Categories of each field.
+        """
+        self.close()
+        facts = {"sizes": sizes, "parts": {name: asdict(count) for name, count in self._counts.items()}}
+        (self._folder / _FACTS_NAME).write_text(json.dumps(facts), encoding="utf-8")
+
+
+def stored(folder: Path) -> tuple[tuple[int, ...], Mapping[PartName, Part]] | None:
+    """What a `FileSink` left in a folder.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        Categories of each field, and the parts; None where there is nothing.
+    """
+    path = folder / _FACTS_NAME
+    if not path.is_file():
+        return None
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    sizes = tuple(facts["sizes"])
+    counts = {name: facts["parts"][name] for name in PART_NAMES}
+    return sizes, {
+        name: PartInFiles(folder, name, len(sizes), count["rows"], count["clicks"]) for name, count in counts.items()
+    }
+
+
+@contextmanager
+def folder_to_be(final: Path) -> Iterator[Path]:
+    """A folder to write into, which takes its name when all is written and is taken away if anything fails.
+
+    Args:
+        final: Its name.
+
+    Yields:
+        The folder under a name of its own.
+
+    Raises:
+        OutputFolderError: It cannot be made or written.
+    """
+    scratch: Path | None = None
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f"{final.name}-", dir=final.parent))
+        yield scratch
+        if not final.exists():
+            os.replace(scratch, final)
+    except OSError as error:
+        # Errors of the lab have none: they are sentences already.
+        if error.strerror is None:
+            raise
+        raise OutputFolderError(
+            f"The encoded log cannot be written into {final.parent}: {error.strerror}. It takes four bytes for each "
+            "field of each row; XDG_CACHE_HOME says where else the cache is to be."
+        ) from error
+    finally:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _paths(folder: Path, name: PartName) -> tuple[Path, Path]:
+    return folder / f"{name}.categories", folder / f"{name}.labels"
