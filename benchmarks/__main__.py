@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import feedalign as fa
-from benchmarks import recurrent, transformer
+from benchmarks import nerf, recommenders, recurrent, transformer
 from benchmarks.contestants import (
     Case,
     ConvCase,
@@ -48,7 +48,8 @@ LEARNED: dict[str, fa.Rule] = {
     "fg-w, rademacher": fa.WeightPerturbed(distribution="rademacher"),
 }
 RECORDS = Path(__file__).parent.parent / "docs" / "records"
-PARTS = ("feedforward", "recurrent", "transformer")
+MODULES = {"recurrent": recurrent, "transformer": transformer, "recommenders": recommenders, "nerf": nerf}
+PARTS = ("feedforward", *MODULES)
 
 
 def main() -> int:
@@ -60,7 +61,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=60, help="steps of each contestant (default: 60)")
     parser.add_argument("--activation", choices=("tanh", "relu"), default="relu", help="(default: relu)")
-    parser.add_argument("--only", choices=PARTS, help="time these networks alone (default: all)")
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS, help="time these alone (default: all)")
     parser.add_argument("--records", type=Path, default=RECORDS, help="folder to write to (default: docs/records)")
     parser.add_argument("--untested", action="store_true", help="skip the tests; the record is then not written")
     args = parser.parse_args()
@@ -69,13 +70,11 @@ def main() -> int:
         return 2
     head: dict[str, Any] = {"when": datetime.now(UTC).isoformat(timespec="seconds"), **machine()}
     head |= {"rounds": args.rounds, "dtype": "float32"}
-    parts = PARTS if args.only is None else (args.only,)
-    if "feedforward" in parts:
+    if "feedforward" in args.only:
         finish(head | feedforward(args.rounds, args.activation), "bench", show, args)
-    if "recurrent" in parts:
-        finish(head | recurrent.measure(args.rounds), "bench-recurrent", recurrent.show, args)
-    if "transformer" in parts:
-        finish(head | transformer.measure(args.rounds), "bench-transformer", transformer.show, args)
+    for name in (part for part in args.only if part in MODULES):
+        module = MODULES[name]
+        finish(head | module.measure(args.rounds), f"bench-{name}", module.show, args)
     return 0
 
 

@@ -54,7 +54,6 @@ CASES = (
 """The small Transformer that pages train, and the paper's blocks with a smaller vocabulary and batch."""
 
 
-
 @dataclass(frozen=True)
 class Contestant:
     """A rule and where it acts; the feedback is the paper's, one matrix for all points, unless it says otherwise."""
