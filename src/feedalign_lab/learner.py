@@ -13,12 +13,11 @@ from feedalign_lab.data.dataset import Dataset, Task
 from feedalign_lab.models import WeightInit, build_network, parse_network_name
 from feedalign_lab.models.naming import Output
 from feedalign_lab.models.transfer import Features, classifier_points, freeze_features
+from feedalign_lab.optimizer import adam, clip_gradients, decay_rate, parameter_groups
 from feedalign_lab.seeding import generator, stream_seed
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
-# A key of the optimizer's parameter groups.
-_KEEPS_RATE = "keeps_rate"
 _LOSSES: dict[Output, str] = {"linear": "cross_entropy", "sigmoid": "binary_cross_entropy"}
 
 
@@ -72,9 +71,7 @@ class Learner:
         Args:
             factor: At most 1.
         """
-        for group in self.optimizer.param_groups:
-            if not group.get(_KEEPS_RATE, False):
-                group["lr"] *= factor
+        decay_rate(self.optimizer, factor)
 
     def update(self, loss: Tensor) -> None:
         """Make the gradients of a loss and take one step along them.
@@ -88,7 +85,7 @@ class Learner:
         self.optimizer.zero_grad()
         loss.backward()
         if self.clip is not None:
-            nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], self.clip)
+            clip_gradients(self.optimizer, self.clip)
         self.optimizer.step()
 
     def step(self, x: Tensor, y: Tensor) -> None:
@@ -136,19 +133,5 @@ def make_learner(spec: LearnerSpec, dataset: Dataset, features: Features | None 
         generator=generator(spec.seed, spec.trial, "feedback"),
     )
     loss_function: LossFunction = getattr(functional, loss_name(spec.network, dataset.task))
-    return Learner(model, handle, _make_optimizer(spec, handle), loss_function, spec.clip)
-
-
-def _make_optimizer(spec: LearnerSpec, handle: fa.Handle) -> torch.optim.Optimizer:
-    """Adam over the model's parameters and, in a second group, over the feedback that is learned."""
-    learns_feedback = spec.feedback_learning_rate is not None
-    groups = handle.parameter_groups(
-        lr=spec.learning_rate,
-        feedback_lr=spec.feedback_learning_rate,
-        weight_decay=spec.weight_decay,
-        feedback_decay=spec.feedback_decay if learns_feedback else None,
-    )
-    for number, group in enumerate(groups):
-        group[_KEEPS_RATE] = number > 0
-    # One fused kernel: the unfused loop over tensors costs as much as a third of a step on small networks.
-    return torch.optim.Adam(groups, lr=spec.learning_rate, fused=True)
+    optimizer = adam(spec, parameter_groups(spec, handle))
+    return Learner(model, handle, optimizer, loss_function, spec.clip)

@@ -20,6 +20,7 @@ from feedalign_lab.clicks.log import ClickLog
 from feedalign_lab.clicks.networks import build_network, rules_for
 from feedalign_lab.divergence import diverged, first_non_finite
 from feedalign_lab.learner import LearnerSpec
+from feedalign_lab.optimizer import adam, clip_gradients, decay_rate, parameter_groups
 from feedalign_lab.running import evaluating
 from feedalign_lab.seeding import generator, stream_seed
 from feedalign_lab.task import ResultFile, Scores, Trial
@@ -34,8 +35,6 @@ _WITH_LINKS: Mapping[str, Rule] = {
     "sign-dfa": fa.SignDFA(link="sigmoid"),
     "lg-fg-a": fa.LocalGreedy(link="sigmoid"),
 }
-# A key of the optimizer's parameter groups.
-_KEEPS_RATE = "keeps_rate"
 
 
 class ClickTrial(Trial):
@@ -65,7 +64,7 @@ class ClickTrial(Trial):
             dropout=spec.dropout,
         ).to(device)
         self.handle = attach(self.model, spec.rule, self._fixed[0][:2], generator(spec.seed, spec.trial, "feedback"))
-        self.optimizer = _optimizer(self.handle, spec)
+        self.optimizer = adam(spec, parameter_groups(spec, self.handle))
 
     def train_epoch(self, number: int) -> float:
         """See `Trial`."""
@@ -78,9 +77,7 @@ class ClickTrial(Trial):
         # What the last update of an epoch did shows in no loss before the next one.
         if first_non_finite(self.model) is not None:
             raise diverged(self, self._spec.rule, "a parameter or gradient", f"the end of epoch {number}")
-        for group in self.optimizer.param_groups:
-            if not group.get(_KEEPS_RATE, False):
-                group["lr"] *= self._schedule.lr_decay
+        decay_rate(self.optimizer, self._schedule.lr_decay)
         return total / seen
 
     def scores(self) -> Scores:
@@ -140,7 +137,7 @@ class ClickTrial(Trial):
         self.optimizer.zero_grad()
         loss.backward()
         if self._spec.clip is not None:
-            nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], self._spec.clip)
+            clip_gradients(self.optimizer, self._spec.clip)
         self.optimizer.step()
 
 
@@ -182,17 +179,3 @@ def attach(model: nn.Module, rule: str, example: Tensor, draws: torch.Generator)
         generator=draws,
         strict=True,
     )
-
-
-def _optimizer(handle: fa.Handle, spec: LearnerSpec) -> torch.optim.Optimizer:
-    """Adam over the weights and, in a second group, over learned feedback."""
-    learns_feedback = spec.feedback_learning_rate is not None
-    groups = handle.parameter_groups(
-        lr=spec.learning_rate,
-        feedback_lr=spec.feedback_learning_rate,
-        weight_decay=spec.weight_decay,
-        feedback_decay=spec.feedback_decay if learns_feedback else None,
-    )
-    for number, group in enumerate(groups):
-        group[_KEEPS_RATE] = number > 0
-    return torch.optim.Adam(groups, lr=spec.learning_rate, fused=True)

@@ -16,6 +16,7 @@ from feedalign_lab.divergence import diverged, first_non_finite
 from feedalign_lab.graphs.networks import Network, build
 from feedalign_lab.graphs.node_alignment import node_alignment, write_node_alignment
 from feedalign_lab.learner import LearnerSpec
+from feedalign_lab.optimizer import adam, parameter_groups
 from feedalign_lab.running import evaluating
 from feedalign_lab.seeding import generator, stream_seed
 from feedalign_lab.task import ResultFile, Trial
@@ -159,19 +160,11 @@ def make_optimizer(spec: LearnerSpec, handle: fa.Handle, network: Network) -> to
     Returns:
         The optimizer.
     """
-    learns_feedback = spec.feedback_learning_rate is not None
-    model, *feedback = handle.parameter_groups(
-        lr=spec.learning_rate,
-        feedback_lr=spec.feedback_learning_rate,
-        weight_decay=spec.weight_decay,
-        feedback_decay=spec.feedback_decay if learns_feedback else None,
-    )
+    model, *feedback = parameter_groups(spec, handle)
     groups = [model]
     if not network.decays_all:
         first = {id(parameter) for parameter in network.first_layer.parameters()}
         decayed = [parameter for parameter in model["params"] if id(parameter) in first]
         rest = [parameter for parameter in model["params"] if id(parameter) not in first]
         groups = [{**model, "params": decayed}, {**model, "params": rest, "weight_decay": 0.0}]
-    return torch.optim.Adam(
-        [group for group in [*groups, *feedback] if group["params"]], lr=spec.learning_rate, fused=True
-    )
+    return adam(spec, [group for group in [*groups, *feedback] if group["params"]])

@@ -1,12 +1,11 @@
 """A radiance field under a rule, ready to train."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from torch.nn import functional as F
 
 import feedalign as fa
@@ -14,6 +13,7 @@ from feedalign.rules import Rule
 from feedalign_lab.divergence import advice, diverged, first_non_finite, has_stopped
 from feedalign_lab.errors import DivergedError
 from feedalign_lab.learner import LearnerSpec
+from feedalign_lab.optimizer import adam, clip_gradients, decay_rate, parameter_groups
 from feedalign_lab.scenes.batches import Batch, draw_batch, pixels_of, pixels_to_score
 from feedalign_lab.scenes.fields import Field, Radiance
 from feedalign_lab.scenes.film import write_film, write_side_by_side
@@ -28,7 +28,6 @@ from feedalign_lab.task import ResultFile, Scores, Trial
 _FEEDBACK = "launay2020"
 _ALIGNMENT_RAYS = 256
 _TELL_EVERY = 20
-_KEEPS_RATE = "keeps_rate"
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,9 @@ class SceneTrial(Trial):
         draws = generator(spec.seed, spec.trial, "feedback")
         self._handles = {name: attach_rule(field, rule, draws) for name, field in self.model.fields().items()}
         self.handle = self._handles["fine"]
-        self.optimizer = _optimizer(spec, self._handles.values())
+        self.optimizer = adam(
+            spec, [group for handle in self._handles.values() for group in parameter_groups(spec, handle)]
+        )
         self.renderer = Renderer.of_scene(self.model, network, scene, pace.noise)
         self._order = generator(spec.seed, spec.trial, "order")
         self._samples = generator(spec.seed, spec.trial, "samples")
@@ -120,9 +121,7 @@ class SceneTrial(Trial):
         if first_non_finite(self.model) is not None:
             raise diverged(self, self.spec.rule, "a parameter or gradient", f"the end of epoch {number}")
         self._refuse_emptiness(number)
-        for group in self.optimizer.param_groups:
-            if not group[_KEEPS_RATE]:
-                group["lr"] *= self.pace.lr_decay
+        decay_rate(self.optimizer, self.pace.lr_decay)
         return total / self.pace.num_iterations
 
     def _refuse_emptiness(self, number: int) -> None:
@@ -148,9 +147,7 @@ class SceneTrial(Trial):
         self.optimizer.zero_grad()
         loss.backward()
         if self.spec.clip is not None:
-            groups = [group for group in self.optimizer.param_groups if not group[_KEEPS_RATE]]
-            weights = [parameter for group in groups for parameter in group["params"]]
-            nn.utils.clip_grad_norm_(weights, self.spec.clip)
+            clip_gradients(self.optimizer, self.spec.clip)
         self.optimizer.step()
 
     def scores(self) -> Scores:
@@ -269,19 +266,3 @@ def streams() -> tuple[Stream, ...]:
 
 def _prefixed(name: str, point: str | None) -> str | None:
     return None if point is None else f"{name}.{point}"
-
-
-def _optimizer(spec: LearnerSpec, handles: Iterable[fa.Handle]) -> torch.optim.Optimizer:
-    """Adam over the weights and, in groups of their own, over the feedback that is learned."""
-    learns = spec.feedback_learning_rate is not None
-    groups: list[dict[str, Any]] = []
-    for handle in handles:
-        own = handle.parameter_groups(
-            lr=spec.learning_rate,
-            feedback_lr=spec.feedback_learning_rate,
-            weight_decay=spec.weight_decay,
-            feedback_decay=spec.feedback_decay if learns else None,
-        )
-        groups += [group | {_KEEPS_RATE: number > 0} for number, group in enumerate(own)]
-    # One fused kernel: the unfused loop over tensors is a good part of a step on a small network.
-    return torch.optim.Adam(groups, lr=spec.learning_rate, fused=True)
