@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from feedalign.blocks import Block, Graph, layer_names
+from feedalign.blocks import Block, Graph, layer_names, leading_to
 from feedalign.errors import AttachError, NoFeedbackPointError, PointNotFiredError
 from feedalign.linear_like import adjoint_of
 from feedalign.nested import named_tensors
@@ -122,21 +122,9 @@ def _leading_elsewhere(probe: Probe, site: OutputSite) -> dict[int, Node]:
     """Graph nodes that lead to what the model returns beside the output, and not to the output."""
     if isinstance(probe.output, Tensor) or site.node is None:
         return {}
-    ours = _below([site.node])
-    returned = _below(tensor.grad_fn for _, tensor in named_tensors(probe.output))
+    ours = leading_to([site.node])
+    returned = leading_to(tensor.grad_fn for _, tensor in named_tensors(probe.output))
     return {identity: node for identity, node in returned.items() if identity not in ours}
-
-
-def _below(roots: Iterable[Node | None]) -> dict[int, Node]:
-    """All graph nodes that lead to some, these among them, by their identities; holding them keeps these valid."""
-    found: dict[int, Node] = {}
-    waiting = list(roots)
-    while waiting:
-        node = waiting.pop()
-        if node is not None and id(node) not in found:
-            found[id(node)] = node
-            waiting += [child for child, _ in node.next_functions]
-    return found
 
 
 def _distinct(calls: list[Call]) -> list[Call]:

@@ -234,6 +234,25 @@ def overlap(blocks: Iterable[Block]) -> bool:
     return len(set(nodes)) < len(nodes)
 
 
+def leading_to(roots: Iterable[Node | None]) -> dict[int, Node]:
+    """Return all graph nodes that lead to some, these among them.
+
+    Args:
+        roots: The nodes; None is passed over.
+
+    Returns:
+        The nodes by their identities, which stay valid as long as the nodes are held.
+    """
+    found: dict[int, Node] = {}
+    waiting = list(roots)
+    while waiting:
+        node = waiting.pop()
+        if node is not None and id(node) not in found:
+            found[id(node)] = node
+            waiting += [child for child, _ in node.next_functions]
+    return found
+
+
 def layer_names(parameters: Iterable[str]) -> list[str]:
     """Return the modules that own the given parameters, once each, in order."""
     return list(dict.fromkeys(layer_of(name) for name in parameters))

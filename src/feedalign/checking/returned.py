@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch.autograd.graph import Node
 
-from feedalign.blocks import Graph, layer_names
+from feedalign.blocks import Graph, layer_names, leading_to
 from feedalign.blueprint import Blueprint
 from feedalign.nested import named_tensors
 from feedalign.probe import Call, Probe
@@ -106,13 +106,13 @@ def results_of(probe: Probe) -> Results:
     places: dict[int, tuple[Call, str]] = {}
     for call, what in made:
         places.setdefault(id(call.node), (call, what))
-    below = {id(node) for call, _ in places.values() for node in _all_below(call.node)}
+    below = {id(node) for call, _ in places.values() for node in _below(call.node)}
     major = [(call.module, what) for call, what in places.values() if id(call.node) not in below]
     minor = [(call.module, what) for call, what in places.values() if id(call.node) in below and call is main]
     makers: dict[str, list[str]] = {}
     for module, what in [*minor, *major]:
         makers.setdefault(module, []).append(what)
-    under = {id(child) for _, node in results for child in _all_below(node)}
+    under = {id(child) for _, node in results for child in _below(node)}
     unmade = [n for n, node in results if len(nearest[n]) != 1 and (n == first or id(node) not in under)]
     named_makers = {module: " and ".join(several) for module, several in makers.items()}
     return Results(named_makers, tuple(unmade))
@@ -137,13 +137,6 @@ def _nearest(node: Node | None, at: Mapping[int, Call]) -> list[Call]:
     return found
 
 
-def _all_below(node: Node | None) -> list[Node]:
+def _below(node: Node | None) -> list[Node]:
     """All nodes that lead to a node, itself not among them."""
-    found: dict[int, Node] = {}
-    waiting = [] if node is None else [child for child, _ in node.next_functions]
-    while waiting:
-        below = waiting.pop()
-        if below is not None and id(below) not in found:
-            found[id(below)] = below
-            waiting += [child for child, _ in below.next_functions]
-    return list(found.values())
+    return [] if node is None else list(leading_to(child for child, _ in node.next_functions).values())
