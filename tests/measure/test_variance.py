@@ -109,6 +109,26 @@ def test_one_by_one_gives_the_numbers_of_all_at_once(rule: fa.Rule, monkeypatch:
         assert one.squared_norm == pytest.approx(other.squared_norm, rel=1e-9)
 
 
+@pytest.mark.parametrize("frozen", ["0.bias", "2.weight", "0.weight"])
+@pytest.mark.parametrize("rule", [fa.Backprop(), fa.ActivityPerturbed(), fa.DFA()])
+def test_frozen_weights_are_no_layers_and_change_nothing_elsewhere(
+    rule: fa.Rule, frozen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_frozen() -> nn.Sequential:
+        model = network()
+        model.get_parameter(frozen).requires_grad_(False)
+        return model
+
+    model = attached(rule, with_frozen)
+    together = fa.measure.variance(model, F.cross_entropy, (x, y), num_draws=3)
+    assert f"{frozen[0]}.weight" == frozen or len(together.layers) == 2
+    monkeypatch.setattr(estimates.Estimator, "is_vectorised", False)
+    alone = fa.measure.variance(model, F.cross_entropy, (x, y), num_draws=3)
+    for one, other in zip(together.layers, alone.layers, strict=True):
+        assert one.layer != frozen.removesuffix(".weight")
+        assert one.sampling == pytest.approx(other.sampling, rel=1e-9, abs=1e-12)
+
+
 def test_small_memory_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model = attached(fa.ActivityPerturbed())
     roomy = fa.measure.variance(model, F.cross_entropy, (x, y), num_draws=4)

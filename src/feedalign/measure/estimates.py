@@ -66,6 +66,7 @@ class Estimator:
         self.layers = weights_of(trained)
         self.prefix = next(n for n, module in model.named_modules() if module is self.handle.store)
         self.parameters = {name: p.detach() for name, p in model.named_parameters()}
+        self.trained = {name: self.parameters[name] for name in trained}
         self.has_clock, self.seed, self.drawn = self.handle.store.has_clock, seed, 0
 
     @property
@@ -123,7 +124,9 @@ class Estimator:
         buffers = self._buffers()
 
         def gradients(group: Batch, counter: Tensor) -> dict[str, Tensor]:
-            made = grad(self._loss)(self.parameters, self._clocked(buffers, counter), group)
+            at = self._clocked(buffers, counter)
+            # What is frozen stays a constant: a rule refuses weights that begin to learn after it was attached.
+            made = grad(lambda own: self._loss({**self.parameters, **own}, at, group))(self.trained)
             return {layer: made[name] for layer, name in self.layers.items()}
 
         with self._unchanged():
