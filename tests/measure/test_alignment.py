@@ -122,6 +122,8 @@ def test_a_layer_without_a_gradient_has_no_angle() -> None:
         ([1.0, 1.0], [-5.0, -5.0], 180.0),
         ([1.0, 0.0], [1.0, 1e-9], math.degrees(1e-9)),
         ([1e-40, 0.0], [1e38, 1e38], 45.0),
+        ([1e-200, 0.0], [1e200, 1e200], 45.0),
+        ([1e-310, 1e-310], [1e308, 0.0], 45.0),
     ],
 )
 def test_an_angle_is_exact_near_zero_and_whatever_the_sizes(

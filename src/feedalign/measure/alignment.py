@@ -126,6 +126,8 @@ def angle(one: Tensor | None, other: Tensor | None) -> float:
     first, second = one.flatten().double(), other.flatten().double()
     if not bool(first.any()) or not bool(second.any()):
         return math.nan
+    # Squares of very small and very large numbers are zero and infinite.
+    first, second = first / first.abs().max(), second / second.abs().max()
     first, second = first / first.norm(), second / second.norm()
     return math.degrees(2 * math.atan2(float((first - second).norm()), float((first + second).norm())))
 
