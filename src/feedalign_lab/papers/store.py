@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ class TrialRecord:
     ended: str = ""
     format: int = RECORD_FORMAT
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The hash of the configuration."""
         return configuration_hash(self.configuration)

@@ -26,8 +26,8 @@ class Verdict:
         mean: Ours, over the finished trials; nan where there is none.
         std: Its standard deviation; nan for a single trial.
         num_trials: Trials that the mean is over.
-        num_diverged: Trials that diverged, but for those that did so after the epoch that counts: a cell that has any
-            is never "reproduced" or "better".
+        num_diverged: Trials that diverged before the epoch that counts, or have no such number: a cell that has any is
+            never "reproduced" or "better".
         epochs: Passes over the training data of these trials.
         gap: Ours minus the printed number.
         slack: The larger of the cell's tolerance and two standard errors of the gap.
@@ -165,6 +165,8 @@ def _verdict(cell: Cell, records: Sequence[TrialRecord], num_foreign: int) -> Ve
 
 def _has_number(cell: Cell, record: TrialRecord) -> bool:
     """Whether a trial gives the number of its table: one that blew up after the epoch that counts still does."""
+    if not math.isfinite(value_of(cell, record.curve, record.metric)):
+        return False
     if record.status == "finished":
         return True
     return cell.protocol.reading in {"chosen", "best"} and len(record.curve.test) == record.configuration["epochs"]

@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from tests.lab.papers.made_papers import cell, protocol, reading, record
+from tests.lab.papers.made_papers import cell, reading, record
 
 from feedalign_lab.papers.cells import Published
 from feedalign_lab.papers.store import Curve
@@ -142,5 +142,7 @@ def test_another_metric_of_the_same_trial() -> None:
 
 
 def test_no_number_is_worse() -> None:
-    nowhere = cell(metric="AP", measured="AP", protocol=protocol(trials=1))
-    assert judge(nowhere, [record(nowhere)]).word == "worse"
+    nowhere = cell(metric="AP", measured="AP")
+    assert judge(nowhere, [record(nowhere, trial) for trial in range(2)]).word == "worse"
+    found = judge(cell(), [record(cell(), 0, test=(50.0, 40.0, math.nan)), record(cell(), 1)])
+    assert (found.word, found.num_trials, found.num_diverged, found.mean) == ("worse", 1, 1, 10.0)
