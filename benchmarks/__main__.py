@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import feedalign as fa
-from benchmarks import nerf, recommenders, recurrent, transformer
+from benchmarks import lockstep, nerf, recommenders, recurrent, transformer
 from benchmarks.contestants import (
     Case,
     ConvCase,
@@ -48,7 +48,13 @@ LEARNED: dict[str, fa.Rule] = {
     "fg-w, rademacher": fa.WeightPerturbed(distribution="rademacher"),
 }
 RECORDS = Path(__file__).parent.parent / "docs" / "records"
-MODULES = {"recurrent": recurrent, "transformer": transformer, "recommenders": recommenders, "nerf": nerf}
+MODULES = {
+    "recurrent": recurrent,
+    "transformer": transformer,
+    "recommenders": recommenders,
+    "nerf": nerf,
+    "lockstep": lockstep,
+}
 PARTS = ("feedforward", *MODULES)
 
 

@@ -8,8 +8,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from feedalign.errors import ErrorFormError
+from feedalign.measure import LayerAlignment
 from feedalign_lab.errors import DivergedError
 from feedalign_lab.learner import Learner
+
+
+class Measured(Protocol):
+    """What has angles: a trial."""
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """What moves it."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The network."""
+
+    def alignment(self) -> tuple[LayerAlignment, ...]:
+        """Angles between the rule's signals and backprop's."""
 
 
 class Trained(Protocol):
@@ -65,6 +81,29 @@ def checked_step(learner: Learner, rule: str, x: Tensor, y: Tensor, when: str) -
             f"{advice(learner)}."
         ) from error
     return value
+
+
+def checked_alignment(trial: Measured, rule: str, epoch: int) -> tuple[LayerAlignment, ...]:
+    """The angles of a trial after an epoch.
+
+    Args:
+        trial: The trial.
+        rule: Name of its rule, for the sentence.
+        epoch: Number of the epoch, for the sentence.
+
+    Returns:
+        One entry per layer.
+
+    Raises:
+        DivergedError: The rule can no longer read targets from the error.
+    """
+    try:
+        return trial.alignment()
+    except ErrorFormError as error:
+        raise DivergedError(
+            f"{rule}: the outputs are saturated after epoch {epoch}, so that the targets can no longer be read from "
+            f"the error; {advice(trial)}."
+        ) from error
 
 
 def _is_saturated(learner: Learner, output: Tensor) -> bool:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from feedalign_lab.divergence import check_the_end
+from feedalign_lab.divergence import check_the_end, checked_alignment
 from feedalign_lab.errors import DivergedError, SettingError
 from feedalign_lab.learner import LearnerSpec
 from feedalign_lab.records import EpochRecord, OnEpoch, Status, TrialResult
@@ -45,6 +45,14 @@ class Schedule:
                 f"The decay of the learning rate must be above 0 and at most 1, which leaves it constant, "
                 f"not {self.lr_decay}."
             )
+
+    def has_angles(self, epoch: int) -> bool:
+        """Whether angles are measured after an epoch.
+
+        Args:
+            epoch: Its number, from 1.
+        """
+        return epoch % self.angles_every == 0 or epoch == self.epochs
 
 
 def run_trial(trial: Trial, spec: LearnerSpec, schedule: Schedule, on_epoch: OnEpoch | None = None) -> TrialResult:
@@ -99,6 +107,5 @@ def _epochs(trial: Trial, spec: LearnerSpec, schedule: Schedule) -> Iterator[Epo
             train_loss = trial.train_epoch(epoch)
             seconds = time.perf_counter() - start
             scores = trial.scores()
-            has_angles = epoch % schedule.angles_every == 0 or epoch == schedule.epochs
-            angles = trial.alignment() if has_angles else ()
+            angles = checked_alignment(trial, spec.rule, epoch) if schedule.has_angles(epoch) else ()
             yield EpochRecord(epoch, train_loss, scores.test, seconds, angles, scores.validation, scores.others)

@@ -1,11 +1,13 @@
 """The training loop: it learns, repeats itself, and stops cleanly."""
 
 import dataclasses
+from typing import NoReturn
 
 import pytest
 import torch
 from lab_training import train_learner
 
+from feedalign.errors import ErrorFormError
 from feedalign_lab import data
 from feedalign_lab.data.dataset import Dataset
 from feedalign_lab.divergence import first_non_finite
@@ -86,6 +88,22 @@ def test_measuring_does_not_change_training(digits: Dataset, monkeypatch: pytest
     losses = [epoch.train_loss for epoch in train(digits, spec).epochs]
     monkeypatch.setattr(TensorTrial, "alignment", lambda *_: ())
     assert [epoch.train_loss for epoch in train(digits, spec).epochs] == losses
+
+
+def test_outputs_too_saturated_for_angles_end_the_trial(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    def saturated(trial: TensorTrial) -> NoReturn:
+        raise ErrorFormError("the error is no difference of outputs and targets")
+
+    monkeypatch.setattr(TensorTrial, "alignment", saturated)
+    result = train(digits)
+    assert (result.status, result.epochs) == ("diverged", ())
+    assert "the outputs are saturated after epoch 1" in result.message
+
+
+@pytest.mark.parametrize(("every", "epochs"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (5, [5]), (9, [5])])
+def test_angles_are_measured_every_so_often_and_at_the_end(every: int, epochs: list[int]) -> None:
+    schedule = Schedule(5, 10, angles_every=every)
+    assert [epoch for epoch in range(1, 6) if schedule.has_angles(epoch)] == epochs
 
 
 def test_every_example_is_seen_once_an_epoch(digits: Dataset) -> None:
