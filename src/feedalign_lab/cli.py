@@ -9,7 +9,7 @@ from typing import Annotated
 _EXIT_USER_ERROR = 2
 _EXIT_INTERRUPTED = 130
 _EXIT_BROKEN_PIPE = 141
-_COMMANDS = ("compare", "train", "tune", "language", "describe", "check", "rules")
+_COMMANDS = ("compare", "train", "tune", "language", "papers", "describe", "check", "rules")
 
 _ABOUT = """Train networks without backpropagating through them, and compare the rules that do so.
 
@@ -146,6 +146,8 @@ def _main(arguments: list[str]) -> int:
         TrainOptions,
         TuneOptions,
     )
+    from feedalign_lab.papers.options import ABOUT as PAPERS
+    from feedalign_lab.papers.options import PapersOptions
 
     try:
         options = tyro.cli(
@@ -153,6 +155,7 @@ def _main(arguments: list[str]) -> int:
             | Annotated[TrainOptions, subcommand("train", description=_TRAIN)]
             | Annotated[TuneOptions, subcommand("tune", description=_TUNE)]
             | Annotated[LanguageOptions, subcommand("language", description=_LANGUAGE)]
+            | Annotated[PapersOptions, subcommand("papers", description=PAPERS)]
             | Annotated[DescribeOptions, subcommand("describe", description=_DESCRIBE)]
             | Annotated[CheckOptions, subcommand("check", description=_CHECK)]
             | Annotated[RulesOptions, subcommand("rules", description=_RULES)],

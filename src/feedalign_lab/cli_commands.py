@@ -1,8 +1,6 @@
 """What each command does."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +10,7 @@ import torch
 from feedalign.errors import FeedalignError
 from feedalign_lab.choices import left_out, parse_rule_names, refuse_unsuited
 from feedalign_lab.cli_check import check_model
+from feedalign_lab.cli_machine import cpu_threads, device_named
 from feedalign_lab.cli_output import print_table
 from feedalign_lab.cli_plans import case_of, plan_of, plans_of_grid
 from feedalign_lab.comparison import Comparison, run_comparison, run_training
@@ -28,6 +27,7 @@ from feedalign_lab.options import (
     TrainOptions,
     TuneOptions,
 )
+from feedalign_lab.papers.options import PapersOptions
 from feedalign_lab.plan import Plan
 from feedalign_lab.progress import TrainingProgress
 from feedalign_lab.report import comparison_table, left_out_sentence, rule_facts, rules_table, tuning_table
@@ -64,6 +64,10 @@ def run(options: Options) -> int:
                 return _rules(options)
             case LanguageOptions():
                 return _language(options)
+            case PapersOptions():
+                from feedalign_lab.cli_papers import run_papers
+
+                return run_papers(options)
     except FeedalignError as error:
         print(f"feedalign: {error}", file=sys.stderr)
         return _EXIT_USER_ERROR
@@ -74,11 +78,11 @@ def _compare(options: CompareOptions) -> int:
     case = case_of(options)
     plan = plan_of(options, parse_rule_names(options.rules, case), options.trials)
     plan = replace(plan, left_out=left_out(options.rules, case))
-    device = _device(options.device)
+    device = device_named(options.device)
     folder = ResultsFolder.open(_folder_path(options, plan), overwrite=options.overwrite)
     with (
         folder.only_kept_with_content(),
-        _threads(options.threads),
+        cpu_threads(options.threads),
         TrainingProgress(plan.num_epochs(), is_shown=not options.json) as progress,
     ):
         task = domain_of(plan.data).load(plan, device, progress.tell)
@@ -91,11 +95,11 @@ def _train(options: TrainOptions) -> int:
     plan = plan_of(options, parse_rule_names(options.rule, case_of(options)), trials=1)
     if len(plan.rules) != 1:
         raise SettingError("train takes a single rule: use compare for several.")
-    device = _device(options.device)
+    device = device_named(options.device)
     folder = ResultsFolder.open(_folder_path(options, plan), overwrite=options.overwrite)
     with (
         folder.only_kept_with_content(),
-        _threads(options.threads),
+        cpu_threads(options.threads),
         TrainingProgress(plan.num_epochs(), is_shown=not options.json) as progress,
     ):
         task = domain_of(plan.data).load(plan, device, progress.tell)
@@ -105,7 +109,7 @@ def _train(options: TrainOptions) -> int:
 
 def _tune(options: TuneOptions) -> int:
     """Search the grid and say what won."""
-    device = _device(options.device)
+    device = device_named(options.device)
     grid = Grid(options.rates, options.weight_decays, options.dropouts)
     search = start_search(plans_of_grid(options), grid, device)
     path = options.out or Path("results") / f"tune-{_in_a_path(options.data)}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
@@ -116,7 +120,7 @@ def _tune(options: TuneOptions) -> int:
 
     with (
         folder.only_kept_with_content(),
-        _threads(options.threads),
+        cpu_threads(options.threads),
         TrainingProgress(search.num_epochs(), is_shown=not options.json) as progress,
     ):
         run_search(search, device, progress.watch, write, progress.tell)
@@ -164,8 +168,8 @@ def _language(options: LanguageOptions) -> int:
     """Train Transformers on text."""
     from feedalign_lab.cli_language import train_language
 
-    device = _device(options.device)
-    with _threads(options.threads):
+    device = device_named(options.device)
+    with cpu_threads(options.threads):
         return train_language(options, device)
 
 
@@ -180,29 +184,6 @@ def _in_a_path(data: str) -> str:
     """The data as part of a folder's name: of a path only its end."""
     prefix, colon, path = data.partition(":")
     return f"{prefix}-{Path(path).stem}" if colon else data
-
-
-def _device(name: str) -> torch.device:
-    """The device of a name, if this machine has it."""
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise SettingError(f"The device {name!r} cannot be used here: choose cpu, or cuda with a GPU.") from error
-    return device
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    """Use so many CPU threads for a while."""
-    if number is not None and number < 1:
-        raise SettingError(f"The number of threads must be at least 1, not {number}.")
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _report(comparison: Comparison, *, as_json: bool) -> int:

@@ -9,6 +9,7 @@ from tyro.conf import Positional, arg
 from feedalign_lab.clicks import names as clicks
 from feedalign_lab.graphs import names as graphs
 from feedalign_lab.language.options import LanguageOptions
+from feedalign_lab.papers.options import PapersOptions
 from feedalign_lab.scenes import names as scenes
 
 Name: TypeAlias = Annotated[str, arg(metavar="NAME")]
@@ -188,5 +189,12 @@ class RulesOptions:
 
 
 Options: TypeAlias = (
-    CompareOptions | TrainOptions | TuneOptions | LanguageOptions | DescribeOptions | CheckOptions | RulesOptions
+    CompareOptions
+    | TrainOptions
+    | TuneOptions
+    | LanguageOptions
+    | PapersOptions
+    | DescribeOptions
+    | CheckOptions
+    | RulesOptions
 )

@@ -17,11 +17,11 @@ _SECONDS_BETWEEN_SHARES = 0.2
 class TrainingProgress:
     """One bar over all epochs of all trials, and one within what takes long; silent when stderr is no terminal."""
 
-    def __init__(self, num_epochs: int, *, is_shown: bool) -> None:
+    def __init__(self, num_epochs: int | None, *, is_shown: bool) -> None:
         """Prepare the bars.
 
         Args:
-            num_epochs: Epochs of all trials of all rules.
+            num_epochs: Epochs of all trials of all rules; None where nobody knows yet.
             is_shown: False keeps them silent on a terminal too.
         """
         self._is_shown = is_shown and sys.stderr.isatty()
@@ -92,4 +92,4 @@ class TrainingProgress:
         )
 
     def _count(self, num_done: int) -> str:
-        return f"{num_done}/{self._num_epochs} epochs"
+        return f"{num_done} epochs" if self._num_epochs is None else f"{num_done}/{self._num_epochs} epochs"

@@ -8,11 +8,11 @@ from feedalign_lab.errors import UnknownNameError
 from feedalign_lab.papers.cells import Paper
 
 _PACKAGES: Mapping[str, str] = {
-    "rnn-dfa": "rnn_dfa",
     "drtp": "drtp",
     "dirdfa": "dirdfa",
-    "dfa-scales": "dfa_scales",
     "fdfa": "fdfa",
+    "dfa-scales": "dfa_scales",
+    "rnn-dfa": "rnn_dfa",
 }
 
 PAPER_NAMES = tuple(_PACKAGES)

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.lab.papers.made_papers import cell, paper, protocol
+from made_papers import cell, paper, protocol
 
 from feedalign_lab.errors import SettingError, UnknownNameError
 from feedalign_lab.papers.cells import FOLDER, Table, better_of

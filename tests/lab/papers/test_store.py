@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.lab.papers.made_papers import cell, record
+from made_papers import cell, record
 
 from feedalign_lab.errors import OutputFolderError
 from feedalign_lab.papers.store import RECORD_FORMAT, Curve, TrialStore, configuration_hash

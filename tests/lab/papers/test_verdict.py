@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from tests.lab.papers.made_papers import cell, reading, record
+from made_papers import cell, reading, record
 
 from feedalign_lab.papers.cells import Published
 from feedalign_lab.papers.store import Curve
