@@ -4,8 +4,9 @@
     python docs/render_blocks.py --check    only say which ones are out of date, and fail if any is
 
 A block is what stands between `<!-- numbers:NAME -->` and `<!-- /numbers -->`: there the record NAME.json is rendered,
-or, with `NAME#PART`, a part of it; or between `<!-- table:rules -->` and `<!-- /table -->`: there a line is made for
-each rule. A block whose record does not exist says so. Figures are drawn from records into docs/figures.
+or, with `NAME#PART`, a part of it; `papers` stands for the folder of that name. Or it stands between
+`<!-- table:rules -->` and `<!-- /table -->`: there a line is made for each rule; or, with `claims#PART`, for each claim
+of a part of claims.toml. A block whose record does not exist says so. Figures are drawn from records into docs/figures.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import re
 import sys
 from pathlib import Path
 
+import claims_tables
 import field_tables
 import figures
 import language_tables
+import papers_tables
 import recurrent_tables
 import tables
 
@@ -90,6 +93,10 @@ def render(text: str, records: Path) -> str:
 def _content(kind: str, name: str, records: Path) -> str:
     if kind == "table" and name == "rules":
         return tables.rules_in_short()
+    if kind == "table" and name.startswith("claims#"):
+        return claims_tables.render(name.partition("#")[2], ROOT / "docs", records)
+    if kind == "numbers" and name.partition("#")[0] == "papers":
+        return papers_tables.render(name.partition("#")[2], records / "papers")
     if kind == "table" or name not in FROM_RECORDS:
         raise ValueError(f"There is no way to render the block {kind}:{name}; docs/tables.py makes them.")
     path = records / f"{name.partition('#')[0]}.json"
