@@ -36,6 +36,16 @@ _PAPER: Mapping[tuple[str, str, str], tuple[str, ...]] = {
 }
 
 
+# Its Table A.2.
+_PAPER_COSINES: Mapping[str, str] = {
+    "cheb": "0.87 (0.12)",
+    "gcn": "0.77 (0.25)",
+    "spline": "0.56 (0.22)",
+    "gat": "0.63 (0.18)",
+    "dna": "0.92 (0.30)",
+}
+
+
 class _Row(NamedTuple):
     """One metric of one run of `feedalign compare`."""
 
@@ -122,6 +132,51 @@ def _spread(score: Record, digits: int) -> str:
     return f"{score['mean']:.{digits}f}" + ("" if score["std"] is None else f" ± {score['std']:.{digits}f}")
 
 
+def cosines(record: Record) -> str:
+    """Render cosines between DFA's signals and backprop's, read in several ways, beside the paper's."""
+    head = ["network", "paper", "as `alignment.json`", "with dropout left on", "silent nodes count as 1", "both"]
+    rows = [
+        [
+            f"`{one['network']}`",
+            _PAPER_COSINES[one["network"]],
+            *(_cosine(one["readings"][how]) for how in ("plain", "dropout")),
+            _cosine(one["readings"]["silent"]) + _silent_nodes(one["readings"]["silent"]),
+            _cosine(one["readings"]["both"]),
+        ]
+        for one in record["networks"]
+    ]
+    epochs = " or ".join(sorted({str(one["epochs"]) for one in record["networks"]}))
+    return (
+        f"{table(head, rows)}\n\nCosine of {record['rule'].upper()}'s signal and backprop's at the last hidden "
+        f"activation on `{record['data']}`, after {epochs} epochs of one trial: mean (standard deviation) over nodes. "
+        f"With dropout left on: in backprop's reference alone. Silent: both gradients at most {record['floor']:g}. "
+        f"PyTorch {record['torch']}, {threads(record)} of a CPU."
+    )
+
+
+def _cosine(reading: Record) -> str:
+    return f"{reading['mean']:.2f} ({reading['std']:.2f})"
+
+
+def _silent_nodes(reading: Record) -> str:
+    count = reading["num_counted_as_1"]
+    return f", {count} of {reading['num_nodes']} nodes so" if count else ""
+
+
+def parity(record: Record) -> str:
+    """Render AUCs on the simulated log whose signs have a mean of 0, beside the best possible."""
+    rules = record["rules"]
+    scores = [number(one["test_auc"], 4) for one in rules.values()]
+    head = ["signs of mean 0", *rules, "best possible"]
+    rates = ", ".join(f"{rate:g}" for rate in record["rates"])
+    row = [f"`{record['network']}`", *scores, number(record["bayes_auc"], 4)]
+    return (
+        f"{table(head, [row])}\n\nAUC on the test rows of {record['rows']:,}, at the best of the rates {rates} and the "
+        f"best of {record['epochs']} epochs on the validation rows, one trial each. PyTorch {record['torch']}, "
+        f"{threads(record)} of a CPU."
+    )
+
+
 def step_costs(record: Record) -> str:
     """Render a benchmark: step times over backprop's."""
     cases = record.get("cases", [{"case": f"`{record.get('network')}`", "rules": record.get("rules")}])
@@ -144,7 +199,9 @@ def _milliseconds(case: Record) -> str:
 FROM_RECORDS: dict[str, Callable[[Record], str]] = {
     "bench-nerf": step_costs,
     "bench-recommenders": step_costs,
+    "cosines": cosines,
     "graphs": rules_side_by_side,
+    "parity": parity,
     "recommenders": rules_side_by_side,
     "nerf": rules_side_by_side,
 }

@@ -36,6 +36,8 @@ Examples:
 """
 _TRAIN = """Train one network under one rule and save its weights.
 
+They are those after the last epoch or, where a field judges at the epoch with the best validation score, after that.
+
 Examples:
   feedalign train --rule drtp
   feedalign train --data mnist --network fc2-1000 --rule dfa --epochs 10 --dropout 0.1 --out runs/dfa

@@ -30,11 +30,13 @@ from feedalign_lab.options import (
 from feedalign_lab.papers.options import PapersOptions
 from feedalign_lab.plan import Plan
 from feedalign_lab.progress import TrainingProgress
-from feedalign_lab.report import comparison_table, left_out_sentence, rule_facts, rules_table, tuning_table
-from feedalign_lab.results import TUNING_NAME, ResultsFolder, to_json
-from feedalign_lab.task import silent
+from feedalign_lab.report import comparison_table, left_out_sentence, rule_facts, rules_table, weights_remark
+from feedalign_lab.results import TUNING_NAME, WEIGHTS_NAME, ResultsFolder, to_json
+from feedalign_lab.task import Task, silent
+from feedalign_lab.termination import ended_as_by_hand
 from feedalign_lab.training import Schedule
 from feedalign_lab.tuning import Grid, run_search, start_search
+from feedalign_lab.tuning_report import tuning_table
 
 _EXIT_OK, _EXIT_DIVERGED, _EXIT_USER_ERROR, _EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -49,28 +51,33 @@ def run(options: Options) -> int:
         The exit status.
     """
     try:
-        match options:
-            case CompareOptions():
-                return _compare(options)
-            case TrainOptions():
-                return _train(options)
-            case TuneOptions():
-                return _tune(options)
-            case DescribeOptions():
-                return _describe(options)
-            case CheckOptions():
-                return check_model(options)
-            case RulesOptions():
-                return _rules(options)
-            case LanguageOptions():
-                return _language(options)
-            case PapersOptions():
-                from feedalign_lab.cli_papers import run_papers
-
-                return run_papers(options)
+        with ended_as_by_hand():
+            return _run(options)
     except FeedalignError as error:
         print(f"feedalign: {error}", file=sys.stderr)
         return _EXIT_USER_ERROR
+
+
+def _run(options: Options) -> int:
+    match options:
+        case CompareOptions():
+            return _compare(options)
+        case TrainOptions():
+            return _train(options)
+        case TuneOptions():
+            return _tune(options)
+        case DescribeOptions():
+            return _describe(options)
+        case CheckOptions():
+            return check_model(options)
+        case RulesOptions():
+            return _rules(options)
+        case LanguageOptions():
+            return _language(options)
+        case PapersOptions():
+            from feedalign_lab.cli_papers import run_papers
+
+            return run_papers(options)
 
 
 def _compare(options: CompareOptions) -> int:
@@ -85,7 +92,7 @@ def _compare(options: CompareOptions) -> int:
         cpu_threads(options.threads),
         TrainingProgress(plan.num_epochs(), is_shown=not options.json) as progress,
     ):
-        task = domain_of(plan.data).load(plan, device, progress.tell)
+        task = _load(plan, device, progress)
         comparison = run_comparison(plan, task, folder, progress.watch, progress.tell)
     return _report(comparison, as_json=options.json)
 
@@ -102,9 +109,22 @@ def _train(options: TrainOptions) -> int:
         cpu_threads(options.threads),
         TrainingProgress(plan.num_epochs(), is_shown=not options.json) as progress,
     ):
-        task = domain_of(plan.data).load(plan, device, progress.tell)
+        task = _load(plan, device, progress)
         comparison = run_training(plan, task, folder, progress.watch, progress.tell)
     return _report(comparison, as_json=options.json)
+
+
+def _load(plan: Plan, device: torch.device, progress: TrainingProgress) -> Task:
+    """Load what a plan names, and say how it was read."""
+    task = domain_of(plan.data).load(plan, device, progress.tell)
+    _introduce(task, progress)
+    return task
+
+
+def _introduce(task: Task, progress: TrainingProgress) -> None:
+    """Say how data were read."""
+    for sentence in task.reading():
+        progress.say(sentence)
 
 
 def _tune(options: TuneOptions) -> int:
@@ -123,7 +143,7 @@ def _tune(options: TuneOptions) -> int:
         cpu_threads(options.threads),
         TrainingProgress(search.num_epochs(), is_shown=not options.json) as progress,
     ):
-        run_search(search, device, progress.watch, write, progress.tell)
+        run_search(search, device, progress.watch, write, progress.tell, lambda task: _introduce(task, progress))
     written = write()
     if options.json:
         print(to_json(search.to_dict()), end="")
@@ -195,7 +215,7 @@ def _report(comparison: Comparison, *, as_json: bool) -> int:
     else:
         print_table(comparison_table(comparison))
         for path in comparison.files:
-            print(f"wrote {path}")
+            print(f"wrote {path}{weights_remark(comparison) if path.name == WEIGHTS_NAME else ''}")
     diverged = [result for result in comparison.trials if result.status == "diverged"]
     for result in diverged:
         print(f"feedalign: trial {result.trial + 1}: {result.message}", file=sys.stderr)

@@ -10,6 +10,7 @@ import torch
 from feedalign_lab.cost import CostRecord, measure_cost
 from feedalign_lab.environment import Environment, describe_environment
 from feedalign_lab.errors import DivergedError
+from feedalign_lab.kept_weights import KeptWeights
 from feedalign_lab.learner import LearnerSpec
 from feedalign_lab.plan import BASELINE, Plan
 from feedalign_lab.plots import draw_angles, draw_learning_curves
@@ -38,6 +39,7 @@ class Comparison:
         trials: Results so far, trial by trial and in each by rule.
         files: What was written.
         result_files: Names of what the task's trials left behind, among `files`.
+        weights_epoch: Epoch of the weights that were saved; None where none were.
     """
 
     plan: Plan
@@ -50,6 +52,7 @@ class Comparison:
     trials: list[TrialResult] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     result_files: list[str] = field(default_factory=list)
+    weights_epoch: int | None = None
 
     @property
     def metric(self) -> Metric:
@@ -73,6 +76,7 @@ class Comparison:
             "status": self.status,
             "config": asdict(plan),
             "data": dict(task.data_facts()),
+            "remarks": list(task.remarks()),
             "network": dict(task.network_facts()),
             "loss": task.loss,
             "optimizer": task.optimizer,
@@ -89,6 +93,7 @@ class Comparison:
             "cost": self.cost,
             "summary": self.summaries(),
             "result_files": self.result_files,
+            "weights_epoch": self.weights_epoch,
             "features": self.features,
             "trials": self.trials,
         }
@@ -97,7 +102,8 @@ class Comparison:
 def run_comparison(plan: Plan, task: Task, folder: ResultsFolder, watch: Watch, tell: Tell = silent) -> Comparison:
     """Measure the cost of the rules, train every trial of each, and write results as they come.
 
-    Ctrl-C ends the comparison early; what was done is kept, written and marked as interrupted.
+    Ctrl-C ends the comparison early; what was done is kept, written and marked as interrupted. A second one ends the
+    writing of pictures, too.
 
     Args:
         plan: What to compare.
@@ -125,8 +131,8 @@ def run_comparison(plan: Plan, task: Task, folder: ResultsFolder, watch: Watch, 
 def run_training(plan: Plan, task: Task, folder: ResultsFolder, watch: Watch, tell: Tell = silent) -> Comparison:
     """Train one trial of one rule and save the weights of the plain network beside the results.
 
-    The weights are those of the network alone, without feedback; they load into the same network with
-    `torch.load(path, weights_only=True)`. A trial that diverged saves none.
+    The weights are those of the network alone, without feedback, after the epoch that the task is judged at; they load
+    into the same network with `torch.load(path, weights_only=True)`. A trial that diverged saves none.
 
     Args:
         plan: What to train, with a single rule and a single trial.
@@ -140,9 +146,11 @@ def run_training(plan: Plan, task: Task, folder: ResultsFolder, watch: Watch, te
     """
     comparison = _start(plan, task, folder)
     trial: Trial | None = None
+    kept: KeptWeights | None = None
     try:
         _prepare(comparison, 0, watch)
-        trial = _run_trial(comparison, plan.rules[0], 0, watch, tell)
+        kept = KeptWeights(task.judged_at, task.metric.better)
+        trial = _run_trial(comparison, plan.rules[0], 0, watch, tell, kept)
     except DivergedError as error:
         _give_up(comparison, 0, str(error))
     except KeyboardInterrupt:
@@ -150,17 +158,17 @@ def run_training(plan: Plan, task: Task, folder: ResultsFolder, watch: Watch, te
     if comparison.status == "running":
         comparison.status = "finished"
     _write(comparison, folder)
-    if trial is not None:
-        _keep_trial(comparison, trial, folder)
+    if trial is not None and kept is not None:
+        _keep_trial(comparison, trial, kept, folder)
     _draw(comparison, folder)
     return comparison
 
 
-def _keep_trial(comparison: Comparison, trial: Trial, folder: ResultsFolder) -> None:
-    """Write what a finished trial leaves behind, and the weights of one that did not diverge."""
+def _keep_trial(comparison: Comparison, trial: Trial, kept: KeptWeights, folder: ResultsFolder) -> None:
+    """Write what a trial that did not diverge leaves behind: files, where it has been trained at all, and weights."""
     status = comparison.trials[0].status
     try:
-        if status == "finished":
+        if _has_something_to_show(comparison.trials[0]):
             _write_result_files(comparison, trial.results(), folder)
     except KeyboardInterrupt:
         comparison.status = "interrupted"
@@ -168,8 +176,10 @@ def _keep_trial(comparison: Comparison, trial: Trial, folder: ResultsFolder) -> 
         if status != "diverged":
             for handle in trial.handles():
                 handle.remove()
-            weights = trial.model.state_dict()
+            weights = kept.weights(trial.model)
+            comparison.weights_epoch = kept.epoch
             _note(comparison.files, folder.write(WEIGHTS_NAME, lambda stream: torch.save(weights, stream)))
+            _write_result_files(comparison, comparison.task.with_weights(), folder)
     _write(comparison, folder)
 
 
@@ -211,28 +221,36 @@ def _run_trials(comparison: Comparison, folder: ResultsFolder, watch: Watch, tel
         for rule in comparison.plan.rules:
             _run_rule(comparison, rule, number, folder, watch, tell)
             if comparison.status == "interrupted":
-                return
+                break
         if number == 0:
             _write_result_files(comparison, comparison.task.results(), folder)
+        if comparison.status == "interrupted":
+            return
 
 
 def _run_rule(comparison: Comparison, rule: str, number: int, folder: ResultsFolder, watch: Watch, tell: Tell) -> None:
     """Train one trial of one rule; write the figures, and what the rule's first trial leaves behind."""
     trial = _run_trial(comparison, rule, number, watch, tell)
-    if comparison.status == "interrupted":
-        return
     _write(comparison, folder)
-    if number == 0 and comparison.trials[-1].status == "finished":
+    if number == 0 and _has_something_to_show(comparison.trials[-1]):
         files = [(f"{rule}-{name}", write) for name, write in trial.results()]
         _write_result_files(comparison, files, folder)
 
 
-def _run_trial(comparison: Comparison, rule: str, number: int, watch: Watch, tell: Tell) -> Trial:
+def _has_something_to_show(result: TrialResult) -> bool:
+    """Whether a trial has been trained and is sound, cut short or not."""
+    return result.status != "diverged" and bool(result.epochs)
+
+
+def _run_trial(
+    comparison: Comparison, rule: str, number: int, watch: Watch, tell: Tell, kept: KeptWeights | None = None
+) -> Trial:
     """Train one trial of one rule and keep the result."""
     spec, schedule = comparison.plan.spec(rule, number), comparison.plan.schedule
     trial = comparison.task.trial(spec)
     trial.tell = tell
-    result = run_trial(trial, spec, schedule, watch(rule, number, schedule.epochs))
+    on_epoch = watch(rule, number, schedule.epochs)
+    result = run_trial(trial, spec, schedule, on_epoch if kept is None else kept.watching(trial.model, on_epoch))
     comparison.trials.append(result)
     if result.status == "interrupted":
         comparison.status = "interrupted"
@@ -262,7 +280,7 @@ def _give_up(comparison: Comparison, trial: int, reason: str) -> None:
 def _write_result_files(comparison: Comparison, files: Sequence[ResultFile], folder: ResultsFolder) -> None:
     """Write what trials leave behind beside their figures."""
     for name, write in files:
-        path = folder.write_file(name, write)
+        path = folder.write_result_file(name, write)
         _note(comparison.files, path)
         comparison.result_files += [] if path.name in comparison.result_files else [path.name]
 

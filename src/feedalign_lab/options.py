@@ -16,6 +16,7 @@ Name: TypeAlias = Annotated[str, arg(metavar="NAME")]
 _OF_DATA = "(default: depends on the data)"
 _OF_NETWORK = "(default: depends on network and data)"
 _OF_RULE = "(default: each rule's own)"
+_OF_ANGLES = "(default: 1; for graphs and large radiance fields 50, for recurrent networks 10)"
 _ALL_POINTS = "(default: all non-linearities)"
 RATES = (1.5e-5, 5e-5, 1.5e-4, 5e-4, 1.5e-3, 5e-3, 1.5e-2, 5e-2)
 """Learning rates to try: the values of Frenkel et al. (2021), and more."""
@@ -36,6 +37,9 @@ _NETWORK = (
     "after the matrix), gru-before-<width> (resets it before, as in the paper on DFA for recurrent networks), "
     "lstm-<width>; -x<layers> behind it for more than one layer, such as gru-128-x2. "
     + " ".join(one.NETWORK_HELP for one in _DOMAINS)
+)
+_DROPOUT = (
+    "Probability of dropping, for every rule: at the input of every fully connected layer, or where the network has it."
 )
 _TRANSFER = (
     "Transfer learning: in each trial backprop first trains the whole network, then its convolutions are frozen (batch "
@@ -65,9 +69,7 @@ class RunOptions:
     """In forecasts, for rules that broadcast errors: what a step's error counts one step before, 0 (nothing) to 1."""
     weight_decay: Annotated[float | None, arg(metavar="W", help_behavior_hint=_OF_RULE)] = None
     """Adam's weight decay, which is added to the gradient, for every rule."""
-    dropout: Annotated[float | None, arg(metavar="P", help_behavior_hint=_OF_RULE)] = None
-    """Probability of dropping, for every rule: at the input of every fully connected layer, or where the network has
-    it."""
+    dropout: Annotated[float | None, arg(metavar="P", help=_DROPOUT, help_behavior_hint=_OF_RULE)] = None
     flip: bool = False
     """Mirror training images at random."""
     inputs: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=_OF_NETWORK)] = None
@@ -75,7 +77,7 @@ class RunOptions:
     transfer: Annotated[bool, arg(help=_TRANSFER)] = False
     transfer_epochs: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: as --epochs)")] = None
     """With --transfer: passes over the training data for the convolutions."""
-    angles_every: Annotated[int | None, arg(metavar="N", help_behavior_hint=_OF_NETWORK)] = None
+    angles_every: Annotated[int | None, arg(metavar="N", help_behavior_hint=_OF_ANGLES)] = None
     """Epochs from one measurement of the angles to the next; the last epoch always has one. Each costs backprop."""
     seed: Annotated[int, arg(metavar="N")] = 0
     """Seed of weights, feedback, data order and splits; the same seed gives the same numbers."""
@@ -152,10 +154,8 @@ class TuneOptions:
 class DescribeOptions:
     """Options of `feedalign describe`."""
 
-    data: Name = "digits"
-    """Data set; it gives the shapes."""
-    network: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=_OF_DATA)] = None
-    """Network, as for compare."""
+    data: Annotated[str, arg(metavar="NAME", help=f"{_DATA} They give the shapes.")] = "digits"
+    network: Annotated[str | None, arg(metavar="NAME", help=_NETWORK, help_behavior_hint=_OF_DATA)] = None
     rule: Name = "dfa"
     """The rule; `feedalign rules` lists them."""
     json: bool = False

@@ -80,6 +80,14 @@ class TrainingProgress:
         is_under_way = 0 <= share < 1
         self._bar.update(self._within, description=what, completed=share, count=f"{share:.0%}", visible=is_under_way)
 
+    def say(self, sentence: str) -> None:
+        """Print a line that stays, above the bars.
+
+        Args:
+            sentence: The line.
+        """
+        self._bar.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
     def _on_epoch(self, record: EpochRecord) -> None:
         """Move the bar by one epoch."""
         del record

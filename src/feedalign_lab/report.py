@@ -8,16 +8,16 @@ from rich.table import Table
 import feedalign as fa
 from feedalign_lab.comparison import Comparison, transfer_remark
 from feedalign_lab.cost import CostRecord
+from feedalign_lab.papers.setting import UNTUNED
+from feedalign_lab.plan import Plan
 from feedalign_lab.records import RuleSummary, Spread, spread
 from feedalign_lab.task import Metric
-from feedalign_lab.tuning import Candidate, Grid, GridSearch
 
 _MAX_ANGLE_COLUMNS = 5
+_MOST_LETTERS_OF_LAYERS = 36
 _NOTHING = "-"
-_CAPTION = (
-    "after the last epoch; angle: degrees between the rule's and backprop's delta at the end of training; "
-    "time and memory: of one step, over backprop's"
-)
+_ANGLES = "angle: degrees between the rule's and backprop's delta at the end of training"
+_COST = "time and memory: of one step, over backprop's"
 _CHOSEN = "chosen epoch"
 
 
@@ -35,21 +35,21 @@ def comparison_table(comparison: Comparison) -> Table:
     table = Table(
         title=f"{plan.data}, {plan.network}{transfer_remark(plan)}, {_counted(plan.schedule.epochs, 'epoch')}, "
         f"{_counted(plan.trials, 'trial')}{ending}",
-        caption=_caption(comparison),
     )
     summaries = comparison.summaries()
     layers = list(dict.fromkeys(layer for summary in summaries for layer in _layers_with_angles(summary)))
+    table.caption = _caption(comparison, layers)
     table.add_column("rule")
     table.add_column("rate", justify="right")
     metric, has_validation = comparison.metric, comparison.has_validation
     for other in (metric, *comparison.task.others):
         name = f"test {metric.heading}" if other is metric else other.heading
-        for heading in [name, _CHOSEN] if has_validation else [name]:
+        for heading in [name, f"{other.name},\n{_CHOSEN}"] if has_validation else [name]:
             table.add_column(heading, justify="right", no_wrap=other is metric)
     for heading in _angle_headings(layers):
         table.add_column(heading, justify="right")
-    table.add_column("time", justify="right")
-    table.add_column("memory", justify="right")
+    for heading in ("time", "memory") if comparison.cost else ():
+        table.add_column(heading, justify="right")
     cost = {record.rule: record for record in comparison.cost}
     for summary in summaries:
         table.add_row(
@@ -58,7 +58,7 @@ def comparison_table(comparison: Comparison) -> Table:
             *_score_cells(summary, metric, has_validation=has_validation),
             *(cell for other in comparison.task.others for cell in _other_cells(summary, other, has_validation)),
             *_angle_cells(summary, layers),
-            *_cost_cells(cost.get(summary.rule)),
+            *(_cost_cells(cost.get(summary.rule)) if cost else ()),
         )
     return table
 
@@ -112,15 +112,30 @@ def left_out_sentence(left_out: Mapping[str, str]) -> str:
     return f"left out: {rules}" if rules else ""
 
 
-def _caption(comparison: Comparison) -> str:
+def weights_remark(comparison: Comparison) -> str:
+    """Which epoch's weights were saved, to be put behind the name of their file.
+
+    Args:
+        comparison: A training, done.
+    """
+    is_chosen = comparison.task.judged_at == "chosen" and comparison.has_validation
+    ending = " and a part of the next" if comparison.status == "interrupted" and not is_chosen else ""
+    return f": weights after epoch {comparison.weights_epoch}, the {'chosen' if is_chosen else 'last'} one{ending}"
+
+
+def _caption(comparison: Comparison, layers: list[str]) -> str:
     """What the columns mean, and what a reader must know beside them."""
     decay = comparison.plan.schedule.lr_decay
     rate = "rate: of Adam" + (f", times {decay:g} after each epoch" if decay < 1 else "")
+    angles, cost = [_ANGLES] if layers else [], [_COST] if comparison.cost else []
     lines = [
-        f"{rate}; test {comparison.metric.name}: {_CAPTION}",
+        "; ".join([f"{rate}; test {comparison.metric.name}: after the last epoch", *angles, *cost]),
+        _legend(layers),
         _chosen_remark(comparison),
         _trivial_sentence(comparison),
+        *comparison.task.remarks(),
         _features_remark(comparison),
+        _untuned_remark(comparison.plan),
         left_out_sentence(comparison.plan.left_out),
         _load_warning(comparison),
     ]
@@ -156,6 +171,14 @@ def _features_remark(comparison: Comparison) -> str:
     return (
         f"convolutions: of networks trained with backprop for {epochs} (their test {metric.name} {score}), then frozen"
     )
+
+
+def _untuned_remark(plan: Plan) -> str:
+    """Which rules train at borrowed rates, so that a poor score may be the rate's."""
+    if plan.learning_rate is not None:
+        return ""
+    rules = [rule for rule in plan.rules if plan.setting(rule).source.startswith(UNTUNED)]
+    return f"rates of {', '.join(rules)} are not tuned for this: feedalign tune searches them" if rules else ""
 
 
 def _load_warning(comparison: Comparison) -> str:
@@ -197,10 +220,19 @@ def _layers_with_angles(summary: RuleSummary) -> list[str]:
 
 
 def _angle_headings(layers: list[str]) -> list[str]:
-    """A column per layer, or one for all where they are many."""
+    """A column per layer, or one for all where they are many; layers have numbers where their names are long."""
     if len(layers) > _MAX_ANGLE_COLUMNS:
-        return [f"angle {layers[0]} … {layers[-1]}"]
+        return [f"angles 1 … {len(layers)}"]
+    if _legend(layers):
+        return [f"angle {number}" for number in range(1, len(layers) + 1)]
     return [f"angle {layer}" for layer in layers]
+
+
+def _legend(layers: list[str]) -> str:
+    """Which layers the numbers in the headings stand for; empty where the headings have the names."""
+    if len(layers) <= _MAX_ANGLE_COLUMNS and len("".join(layers)) <= _MOST_LETTERS_OF_LAYERS:
+        return ""
+    return "layers: " + ", ".join(f"{number}={layer}" for number, layer in enumerate(layers, start=1))
 
 
 def _angle_cells(summary: RuleSummary, layers: list[str]) -> list[str]:
@@ -219,69 +251,3 @@ def _cost_cells(record: CostRecord | None) -> tuple[str, str]:
     if record is None:
         return _NOTHING, _NOTHING
     return f"{record.time_ratio:.2f}", f"{record.memory_ratio:.2f}"
-
-
-def tuning_table(search: GridSearch) -> Table:
-    """Scores on the validation part: a row per rule, network, batch size, decay and dropout, a column per rate.
-
-    Args:
-        search: A search, finished or not.
-
-    Returns:
-        The table, to be printed by rich.
-    """
-    plan = search.plans[0]
-    epochs = f"{plan.schedule.epochs} epoch{'' if plan.schedule.epochs == 1 else 's'}"
-    ending = " (interrupted: figures so far)" if search.status == "interrupted" else ""
-    what = "score" if search.metric is None else search.metric.name
-    table = Table(
-        title=f"{plan.data}, {epochs}: {what} on the validation part, over the learning rates{ending}",
-        caption="; ".join(_best_sentence(search, rule) for rule in search.rules),
-    )
-    for heading in ("rule", "network"):
-        table.add_column(heading, no_wrap=True)
-    varied = _varied(search.grid)
-    for heading in ("batch", *varied, *(f"{rate:g}" for rate in search.grid.rates)):
-        table.add_column(heading, justify="right")
-    tried = {(*_row_of(one), one.learning_rate): one for one in search.candidates}
-    for rule in search.rules:
-        rows = [_row_of(one) for one in search.candidates if one.rule == rule]
-        for row in dict.fromkeys(rows):
-            cells = [_score_of(tried.get((*row, rate))) for rate in search.grid.rates]
-            _, network, size, decay, dropout = row
-            shown = {"decay": f"{decay:g}", "dropout": f"{dropout:g}"}
-            table.add_row(rule, network, _size(size), *(shown[what] for what in varied), *cells)
-    return table
-
-
-def _varied(grid: Grid) -> tuple[str, ...]:
-    """What is searched beside the rate, as headings."""
-    return tuple(what for what, values in (("decay", grid.weight_decays), ("dropout", grid.dropouts)) if values)
-
-
-def _row_of(one: Candidate) -> tuple[str, str, int | None, float, float]:
-    """What tells a row of the table from others."""
-    return one.rule, one.network, one.batch_size, one.weight_decay, one.dropout
-
-
-def _size(batch_size: int | None) -> str:
-    """A batch size in words."""
-    return "all" if batch_size is None else str(batch_size)
-
-
-def _best_sentence(search: GridSearch, rule: str) -> str:
-    """The best candidate of a rule."""
-    best = search.best(rule)
-    if best is None:
-        return f"{rule}: none finished"
-    values = {"decay": best.weight_decay, "dropout": best.dropout}
-    more = "".join(f", {what} {values[what]:g}" for what in _varied(search.grid))
-    size = _size(best.batch_size)
-    return f"best for {rule}: {best.network}, batch size {size}, rate {best.learning_rate:g}{more}"
-
-
-def _score_of(candidate: Candidate | None) -> str:
-    """The mean score of a candidate."""
-    if candidate is None:
-        return "-"
-    return "diverged" if candidate.score is None else f"{candidate.score.mean:.4g}"

@@ -96,6 +96,27 @@ class ResultsFolder:
             if isinstance(name, str) and name == Path(name).name and name not in {"", ".", ".."}:
                 (self.path / name).unlink(missing_ok=True)
 
+    def write_result_file(self, name: str, save: Callable[[Path], object]) -> Path:
+        """Write a file that a task names, in one piece.
+
+        Args:
+            name: Name of the file.
+            save: Writes the content to the path it is given, whose name has the same ending.
+
+        Returns:
+            Path of the file.
+
+        Raises:
+            OutputFolderError: The name is taken by a file that every run writes, or leads out of the folder; or the
+                folder cannot be written any more.
+        """
+        if name in {*_NAMES, "", ".", ".."} or name != Path(name).name:
+            raise OutputFolderError(
+                f"A file that a trial leaves behind cannot be called {name!r}: it must be a plain name, other than "
+                f"{', '.join(_NAMES)}."
+            )
+        return self.write_file(name, save)
+
     def write_results(self, results: dict[str, Any]) -> Path:
         """Write `results.json` in one piece.
 

@@ -123,7 +123,7 @@ class Trial(ABC):
         return (self.handle,)
 
     def results(self) -> Sequence[ResultFile]:
-        """Return what else this trial leaves behind, once it is finished: a picture, a film."""
+        """Return what else this trial leaves behind, once it is finished or cut short: a picture, a film."""
         return ()
 
 
@@ -156,6 +156,14 @@ class Task(ABC):
     def data_facts(self) -> Mapping[str, Any]:
         """Sizes and preparation of the data, for `results.json`."""
 
+    def reading(self) -> Sequence[str]:
+        """How the data were read, in sentences: told before anything is trained."""
+        return ()
+
+    def remarks(self) -> Sequence[str]:
+        """What is unusual about the data, in short sentences: whoever reads the results must know it."""
+        return ()
+
     @abstractmethod
     def network_facts(self) -> Mapping[str, Any]:
         """What the network consists of; `num_parameters` at least."""
@@ -183,6 +191,10 @@ class Task(ABC):
 
     def results(self) -> Sequence[ResultFile]:
         """Return pictures of several rules side by side, from what their first trials' own `results` noted."""
+        return ()
+
+    def with_weights(self) -> Sequence[ResultFile]:
+        """Return what must lie beside a network's weights for it to be run on new data."""
         return ()
 
     def for_tuning(self) -> "Task":

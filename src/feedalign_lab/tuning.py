@@ -165,7 +165,12 @@ def start_search(plans: Sequence[Plan], grid: Grid, device: torch.device) -> Gri
 
 
 def run_search(
-    search: GridSearch, device: torch.device, watch: Watch, on_candidate: Callable[[], object], tell: Tell = silent
+    search: GridSearch,
+    device: torch.device,
+    watch: Watch,
+    on_candidate: Callable[[], object],
+    tell: Tell = silent,
+    on_task: Callable[[Task], object] | None = None,
 ) -> None:
     """Try every candidate. Ctrl-C ends the search early; what was done is kept and marked as interrupted.
 
@@ -175,9 +180,10 @@ def run_search(
         watch: Told of every trial and epoch.
         on_candidate: Called after each candidate.
         tell: Told how far something long is.
+        on_task: Called with the first of the tasks, which all have the same data, once they are loaded.
     """
     try:
-        for candidate in _tried(search, device, watch, tell):
+        for candidate in _tried(search, device, watch, tell, on_task):
             search.candidates.append(candidate)
             on_candidate()
         search.status = "finished"
@@ -185,7 +191,9 @@ def run_search(
         search.status = "interrupted"
 
 
-def _tried(search: GridSearch, device: torch.device, watch: Watch, tell: Tell) -> Iterator[Candidate]:
+def _tried(
+    search: GridSearch, device: torch.device, watch: Watch, tell: Tell, on_task: Callable[[Task], object] | None
+) -> Iterator[Candidate]:
     """Train candidate after candidate.
 
     Yields:
@@ -194,6 +202,8 @@ def _tried(search: GridSearch, device: torch.device, watch: Watch, tell: Tell) -
     # All are loaded before any is trained: what does not suit is told before hours go into what does.
     tasks = domain_of(search.plans[0].data).load_all(search.plans, device, tell)
     search.metric = tasks[0].metric
+    if on_task is not None:
+        on_task(tasks[0])
     for whole, task in zip(search.plans, tasks, strict=True):
         on_validation = task.for_tuning()
         for rule in whole.rules:

@@ -98,6 +98,30 @@ def test_numbers_of_the_paper_are_of_three_rules_for_classifiers_and_two_for_lin
     assert len(field_tables._PAPER) == 15 + 6
 
 
+def test_cosines_as_read_here_and_by_the_papers_code(field_tables: ModuleType) -> None:
+    def reading(mean: float, num_counted: int = 0) -> dict[str, Any]:
+        return {"mean": mean, "std": 0.245, "num_nodes": 9, "num_counted_as_1": num_counted}
+
+    found = {"plain": reading(0.81), "dropout": reading(0.76), "silent": reading(0.9, 3), "both": reading(0.7, 3)}
+    one = {"network": "gcn", "epochs": 250, "readings": found}
+    head = {"data": "cora", "rule": "dfa", "floor": 1e-8, "torch": "2.13.0", "num_threads": 1}
+    page = field_tables.cosines({**head, "networks": [one]})
+    assert page.splitlines()[2] == (
+        "| `gcn` | 0.77 (0.25) | 0.81 (0.24) | 0.76 (0.24) | 0.90 (0.24), 3 of 9 nodes so | 0.70 (0.24) |"
+    )
+    assert "`cora`, after 250 epochs" in page
+    assert "1e-08" in page
+
+
+def test_auc_of_parity(field_tables: ModuleType) -> None:
+    best = {"rate": 0.003, "epoch": 3, "validation_auc": 0.66, "test_auc": 0.6537}
+    head = {"network": "deepfm-small", "rows": 200_000, "epochs": 6, "rates": [0.001, 0.003], "bayes_auc": 0.8563}
+    page = field_tables.parity({**head, "torch": "2.13.0", "num_threads": 1, "rules": {"dfa": best}})
+    assert page.splitlines()[2] == "| `deepfm-small` | 0.6537 | 0.8563 |"
+    assert "one trial" in page
+    assert "rates 0.001, 0.003 and the best of 6 epochs" in page
+
+
 def test_step_costs(field_tables: ModuleType) -> None:
     rules = {
         "backprop": {"ms": 20.04, "ratio": 1.0},

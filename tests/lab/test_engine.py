@@ -7,11 +7,9 @@ from typing import Any, Literal
 import pytest
 import torch
 from lab_output import one_line, results_in
-from toy_task import ToyDomain, ToyTask
+from toy_task import ToyTask
 
-from feedalign_lab import comparison, domains
 from feedalign_lab.cli import main
-from feedalign_lab.cost import CostRecord
 from feedalign_lab.errors import SettingError
 from feedalign_lab.learner import LearnerSpec
 from feedalign_lab.records import best_of, chosen_epoch, summarize
@@ -19,21 +17,6 @@ from feedalign_lab.training import Schedule, run_trial
 
 SPEC = LearnerSpec("dfa", "line", 0.5)
 RUN = ["compare", "--data", "toys", "--rules", "backprop,dfa", "--trials", "2"]
-
-
-@pytest.fixture
-def task(monkeypatch: pytest.MonkeyPatch) -> ToyTask:
-    made = ToyTask()
-
-    def measure(steps: dict[str, Any], baseline: str, device: torch.device) -> tuple[CostRecord, ...]:
-        for step in steps.values():
-            step()
-        return tuple(CostRecord(rule, 0.001, 1.0, 1000, 1.0) for rule in steps)
-
-    honest = domains.all_domains
-    monkeypatch.setattr(comparison, "measure_cost", measure)
-    monkeypatch.setattr(domains, "all_domains", lambda: (*honest(), ToyDomain(made)))
-    return made
 
 
 def figures(folder: Path) -> dict[str, dict[str, Any]]:
@@ -149,7 +132,7 @@ def test_only_names_of_its_own_folder_are_removed(tmp_path: Path, task: ToyTask)
     assert precious.read_text() == "precious"
 
 
-def test_interrupted_trial_keeps_its_epochs_and_leaves_no_file(
+def test_interrupted_trial_keeps_its_epochs_and_shows_what_was_done(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], task: ToyTask
 ) -> None:
     task.interrupted_at.add(("dfa", 0, 2))
@@ -160,8 +143,28 @@ def test_interrupted_trial_keeps_its_epochs_and_leaves_no_file(
         ("backprop", "finished", 3), ("dfa", "interrupted", 1),
     ]  # fmt: skip
     assert figures(tmp_path)["dfa"]["test_score"] is None
-    assert results["result_files"] == ["backprop-weight.txt"]
+    assert results["result_files"] == ["backprop-weight.txt", "dfa-weight.txt", "together.txt"]
+    assert (tmp_path / "dfa-weight.txt").read_text() == "0.5"
+    assert (tmp_path / "together.txt").read_text() == "backprop dfa"
+    assert (tmp_path / "learning_curves.png").exists()
     assert "interrupted" in one_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("at", [("dfa", 0, 1), ("dfa", 1, 1)])
+def test_interrupt_before_the_first_epoch_or_later_leaves_no_file_of_its_own(
+    tmp_path: Path, task: ToyTask, at: tuple[str, int, int]
+) -> None:
+    task.interrupted_at.add(at)
+    assert main([*RUN, "--out", str(tmp_path)]) == 130
+    assert (tmp_path / "dfa-weight.txt").exists() == (at[1] == 1)
+    assert (tmp_path / "together.txt").read_text() == ("backprop dfa" if at[1] else "backprop")
+
+
+def test_training_cut_short_leaves_its_files_too(tmp_path: Path, task: ToyTask) -> None:
+    task.interrupted_at.add(("dfa", 0, 2))
+    assert main(["train", "--data", "toys", "--rule", "dfa", "--out", str(tmp_path)]) == 130
+    assert (tmp_path / "weight.txt").read_text() == "0.5"
+    assert results_in(tmp_path)["result_files"] == ["weight.txt"]
 
 
 @pytest.mark.parametrize("command", ["compare", "train"])
@@ -243,7 +246,7 @@ def test_tuning_table_has_a_row_for_each_decay_and_dropout(
     out = capsys.readouterr().out
     assert "AUC on the validation part" in out
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in out.splitlines() if line.startswith("│")]
-    assert rows == [["dfa", "line", "all", "0", "0.25", "1"], ["dfa", "line", "all", "0.5", "0.25", "1"]]
+    assert rows == [["dfa", "line", "all", "0", "0.250", "1.000"], ["dfa", "line", "all", "0.5", "0.250", "1.000"]]
     assert "best for dfa: line, batch size all, rate 1, dropout 0" in " ".join(out.split())
 
 

@@ -10,7 +10,8 @@ from feedalign_lab.clicks.store import Part
 
 _ROWS_OF_BLOCK = 65_536
 _BLOCKS_AT_ONCE = 8
-_ROWS_OF_MEASUREMENT = 8_192
+ROWS_OF_MEASUREMENT = 8_192
+"""Rows that a network is run on at once where nothing is learned."""
 
 
 def shuffled_batches(
@@ -61,8 +62,8 @@ def batches_in_order(part: Part, device: torch.device) -> Iterator[tuple[Tensor,
     Yields:
         Categories [N, F], int64, and labels [N, 1], float32.
     """
-    for start in range(0, part.num_rows, _ROWS_OF_MEASUREMENT):
-        yield on_device(*part.read(start, start + _ROWS_OF_MEASUREMENT), device)
+    for start in range(0, part.num_rows, ROWS_OF_MEASUREMENT):
+        yield on_device(*part.read(start, start + ROWS_OF_MEASUREMENT), device)
 
 
 def first_rows(part: Part, count: int, device: torch.device) -> tuple[Tensor, Tensor]:

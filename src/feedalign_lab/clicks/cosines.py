@@ -23,7 +23,7 @@ def sample_cosines(
 
     Returns:
         By feedback point, the cosine of the angle between the rule's signal and backprop's, [N]; 0 where one of them is
-        zero.
+        zero. Points at which the rule sends no signals are left out: all of them under one that perturbs weights.
 
     Source: Launay et al. 2020, appendix A and table A.1, which has the mean and the standard deviation of these.
     """
@@ -70,7 +70,9 @@ class _Keeper:
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         del module, args
-        output.register_hook(self._keep)
+        # Rules that perturb weights run the model without a graph.
+        if output.requires_grad:
+            output.register_hook(self._keep)
 
     def _keep(self, grad: Tensor) -> None:
         self.signal = grad.detach()

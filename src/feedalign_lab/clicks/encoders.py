@@ -1,14 +1,15 @@
 """From the text of a field to a category, learned from the training rows in bounded memory."""
 
-import math
 import zlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from feedalign_lab.clicks.numerals import as_number, log_category
 from feedalign_lab.clicks.schema import Field, Schema
 
 MOST_VALUES = 3_000_000
@@ -17,7 +18,6 @@ MOST_VALUES = 3_000_000
 _MOST_REMEMBERED = 100_000
 _MOST_SAMPLED = 100_000
 _NUM_QUANTILES = 32
-_LARGEST_WHOLE = 2
 
 
 class FieldEncoder(ABC):
@@ -60,6 +60,18 @@ class FieldEncoder(ABC):
             ValueError: A number is expected and something else found, the error's argument.
         """
 
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """What was learned, as plain data."""
+
+    @abstractmethod
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take what another encoder of the same field has learned, in the place of `finish`.
+
+        Args:
+            state: Its state.
+        """
+
     def num_counted(self) -> int:
         """Distinct values that are being counted."""
         return 0
@@ -94,45 +106,11 @@ class _Known(dict[int | str, int]):
         return 0
 
 
-def _as_number(text: str) -> float:
-    """A finite number of a text.
-
-    Raises:
-        ValueError: It is none; the text is the error's argument.
-    """
-    try:
-        number = float(text)
-    except ValueError:
-        raise ValueError(text) from None
-    if not math.isfinite(number):
-        raise ValueError(text)
-    return number
-
-
-def log_category(number: float) -> int:
-    """The whole number that stands for a count.
-
-    Args:
-        number: The count v; missing ones excepted.
-
-    Returns:
-        floor(log(v)^2) for v > 2, from 1; floor(v) - 2 from there down to v = -2, and below it
-        -5 - floor(log(-v)^2).
-
-    Source: the winners of Kaggle's contest on Criteo's log, for v above -3.
-    """
-    if number > _LARGEST_WHOLE:
-        return math.floor(math.log(number) ** 2)
-    if number >= -_LARGEST_WHOLE:
-        return math.floor(number) - 2
-    return -5 - math.floor(math.log(-number) ** 2)
-
-
 _MISSING = -(2**31)
 
 
 def _log_category_of_text(text: str) -> int:
-    return log_category(_as_number(text)) if text else _MISSING
+    return log_category(as_number(text)) if text else _MISSING
 
 
 class ThresholdEncoder(FieldEncoder):
@@ -159,8 +137,16 @@ class ThresholdEncoder(FieldEncoder):
     def finish(self) -> None:
         """See `FieldEncoder`."""
         frequent = [(-count, str(value), value) for value, count in self._counts.items() if count >= self._min_count]
-        self._known = _Known({value: number for number, (_, _, value) in enumerate(sorted(frequent), start=1)})
+        self.restore({"values": [value for _, _, value in sorted(frequent)]})
         self._counts = Counter()
+
+    def state(self) -> dict[str, Any]:
+        """See `FieldEncoder`: the values in the order of their categories, from 1."""
+        return {"values": list(self._known)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """See `FieldEncoder`."""
+        self._known = _Known({value: number for number, value in enumerate(state["values"], start=1)})
 
     @property
     def num_categories(self) -> int:
@@ -198,6 +184,13 @@ class HashEncoder(FieldEncoder):
     def finish(self) -> None:
         """See `FieldEncoder`; there is nothing to settle."""
 
+    def state(self) -> dict[str, Any]:
+        """See `FieldEncoder`; the schema tells everything."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """See `FieldEncoder`; there is nothing to take."""
+
     @property
     def num_categories(self) -> int:
         """See `FieldEncoder`."""
@@ -225,7 +218,7 @@ class QuantileEncoder(FieldEncoder):
 
     def observe(self, column: Sequence[str]) -> None:
         """See `FieldEncoder`."""
-        numbers = [_as_number(text) for text in column if text]
+        numbers = [as_number(text) for text in column if text]
         first = -self._num_seen % self._stride
         self._sample += numbers[first :: self._stride]
         self._num_seen += len(numbers)
@@ -240,6 +233,14 @@ class QuantileEncoder(FieldEncoder):
             self._cuts = np.unique(np.quantile(np.array(self._sample), shares))
         self._sample = []
 
+    def state(self) -> dict[str, Any]:
+        """See `FieldEncoder`: where the ranges are cut."""
+        return {"cuts": self._cuts.tolist()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """See `FieldEncoder`."""
+        self._cuts = np.array(state["cuts"], dtype=float)
+
     @property
     def num_categories(self) -> int:
         """See `FieldEncoder`; a missing value has category 0."""
@@ -247,7 +248,7 @@ class QuantileEncoder(FieldEncoder):
 
     def encode(self, column: Sequence[str]) -> NDArray[np.int32]:
         """See `FieldEncoder`."""
-        numbers = np.array([_as_number(text) if text else 0.0 for text in column])
+        numbers = np.array([as_number(text) if text else 0.0 for text in column])
         ranges = 1 + np.searchsorted(self._cuts, numbers, side="right")
         is_there = np.fromiter(map(bool, column), dtype=bool, count=len(column))
         return np.where(is_there, ranges, 0).astype(np.int32)

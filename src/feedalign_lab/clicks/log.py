@@ -1,6 +1,7 @@
 """A click log, encoded: two passes over its text, the first over the training rows alone."""
 
 import hashlib
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feedalign_lab.clicks.encoders import make_encoder, save_memory
+from feedalign_lab.clicks.row_encoder import ENCODER_NAME, RowEncoder
 from feedalign_lab.clicks.rows import Chunk
 from feedalign_lab.clicks.schema import Schema
 from feedalign_lab.clicks.splitting import Role, split
@@ -32,7 +34,7 @@ from feedalign_lab.task import Tell
 LARGEST_IN_MEMORY = 64 * 2**20
 """Bytes of text up to which the encoded log is kept in memory."""
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 class ChunkSource(Protocol):
@@ -69,6 +71,7 @@ class ClickLog:
         schema: How its text was read.
         sizes: Categories of each field, that of unseen values included.
         parts: Training, validation and test.
+        kept_encoder: What encoded the rows, or, of a large log, the file that has it.
         bayes_auc: The AUC of the true probabilities on the test part, where they are known.
     """
 
@@ -76,12 +79,28 @@ class ClickLog:
     schema: Schema
     sizes: tuple[int, ...]
     parts: Mapping[PartName, Part]
+    kept_encoder: RowEncoder | Path
     bayes_auc: float | None = None
 
     @property
     def num_categories(self) -> int:
         """Categories of all fields together."""
         return sum(self.sizes)
+
+    def encoder(self) -> RowEncoder:
+        """What makes categories of rows as it did of these."""
+        return RowEncoder.load(self.kept_encoder) if isinstance(self.kept_encoder, Path) else self.kept_encoder
+
+    def save_encoder(self, path: Path) -> None:
+        """Write the encoder into a file.
+
+        Args:
+            path: The file; `RowEncoder.load` reads it.
+        """
+        if isinstance(self.kept_encoder, Path):
+            shutil.copyfile(self.kept_encoder, path)
+        else:
+            self.kept_encoder.save(path)
 
 
 def encode(name: str, sources: Sequence[Source], schema: Schema, tell: Tell, key: str | None = None) -> ClickLog:
@@ -105,8 +124,8 @@ def encode(name: str, sources: Sequence[Source], schema: Schema, tell: Tell, key
     """
     if key is None:
         sink = MemorySink()
-        sizes = _encode_into(sink, sources, schema, tell)
-        return _checked(ClickLog(name, schema, sizes, sink.parts(len(sizes))))
+        encoder = _encode_into(sink, sources, schema, tell)
+        return _checked(ClickLog(name, schema, encoder.sizes, sink.parts(len(encoder.sizes)), encoder))
     folder = cache_root() / "clicks" / hashlib.sha256(f"{_FORMAT} {schema} {key}".encode()).hexdigest()[:24]
     if (found := stored(folder)) is None:
         with folder_to_be(folder) as scratch:
@@ -117,7 +136,7 @@ def encode(name: str, sources: Sequence[Source], schema: Schema, tell: Tell, key
                 files.close()
         found = stored(folder)
     assert found is not None
-    return _checked(ClickLog(name, schema, *found))
+    return _checked(ClickLog(name, schema, *found, folder / ENCODER_NAME))
 
 
 def key_of(paths: Sequence[Path]) -> str | None:
@@ -137,11 +156,11 @@ def key_of(paths: Sequence[Path]) -> str | None:
     )
 
 
-def _encode_into(sink: Sink, sources: Sequence[Source], schema: Schema, tell: Tell) -> tuple[int, ...]:
+def _encode_into(sink: Sink, sources: Sequence[Source], schema: Schema, tell: Tell) -> RowEncoder:
     """Both passes.
 
     Returns:
-        Categories of each field.
+        What encoded the rows.
     """
     encoders = [make_encoder(field, schema) for field in schema.fields]
     for chunk, parts in _pass(sources, tell, "counting values"):
@@ -163,7 +182,7 @@ def _encode_into(sink: Sink, sources: Sequence[Source], schema: Schema, tell: Te
         for part, name in enumerate(PART_NAMES):
             if (mask := parts == part).any():
                 sink.append(name, categories[mask], chunk.labels[mask])
-    return sizes
+    return RowEncoder(schema, encoders)
 
 
 def _pass(sources: Sequence[Source], tell: Tell, what: str) -> Iterator[tuple[Chunk, NDArray[np.uint8]]]:

@@ -12,7 +12,7 @@ import feedalign as fa
 from feedalign.rules.base import PointRule, Rule
 from feedalign_lab.clicks.layers import CrossNetwork, FactorizationMachine, FirstOrder, LogarithmicLayer, perceptron
 from feedalign_lab.clicks.names import NETWORK_NAMES
-from feedalign_lab.errors import UnknownNameError
+from feedalign_lab.errors import SettingError, UnknownNameError
 
 Family = Literal["fm", "deepfm", "deepcross", "afn"]
 
@@ -237,8 +237,14 @@ def build_network(name: str, num_categories: int, num_fields: int, *, seed: int,
 
     Raises:
         UnknownNameError: There is no such network.
+        SettingError: There are no fields, or no categories.
     """
     size = network_size(name)
+    if num_categories < 1 or num_fields < 1:
+        raise SettingError(
+            f"{name} needs at least one field and one category, not {num_fields} and {num_categories}: take the sizes "
+            "of a log, `log.num_categories` and `len(log.sizes)`."
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _CLASSES[size.family](num_categories, num_fields, size, dropout)

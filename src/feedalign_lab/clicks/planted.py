@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feedalign_lab.clicks.rows import Chunk
+from feedalign_lab.errors import SettingError
 from feedalign_lab.task import Tell, silent
 
 Numbers = NDArray[np.float64]
@@ -32,7 +33,8 @@ _TRIPLES = ((13, 14, 15), (16, 17, 18), (19, 20, 21), (3, 13, 16), (4, 14, 17), 
 _INTERCEPT = -2.2
 # How steeply frequencies of values fall.
 _EXPONENT = 1.4
-_MEAN_OF_SIGNS = 0.5
+MEAN_OF_SIGNS = 0.5
+"""Of the hidden signs of the log that is called `planted`."""
 # Standard deviations of the three sums in the logit.
 _OF_SINGLES, _OF_PAIRS, _OF_TRIPLES = 0.5, 0.8, 1.8
 _BYTES_OF_ROW = 240
@@ -46,7 +48,7 @@ class _Categorical:
         texts: Eight hexadecimal digits for each value.
         shares: Cumulative frequencies of the values.
         effects: What each adds to the logit.
-        signs: What each multiplies interactions with, of mean 1/2 and variance 1 over the values' frequencies.
+        signs: Of mean 0 and variance 1 over the values' frequencies.
     """
 
     texts: NDArray[np.object_]
@@ -67,7 +69,7 @@ def _categorical(number: int) -> _Categorical:
     signs -= shares @ signs
     signs /= np.sqrt(shares @ signs**2)
     texts = np.array([f"{zlib.crc32(f'C{number + 1}={value}'.encode()):08x}" for value in range(size)], dtype=object)
-    return _Categorical(texts, np.cumsum(shares), random.normal(size=size), signs + _MEAN_OF_SIGNS)
+    return _Categorical(texts, np.cumsum(shares), random.normal(size=size), signs)
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,21 @@ class PlantedLog:
     Attributes:
         num_rows: How many rows.
         seed: Of the rows.
+        mean_of_signs: What is added to hidden signs, which else average to zero.
     """
 
     num_rows: int = NUM_ROWS
     seed: int = 0
+    mean_of_signs: float = MEAN_OF_SIGNS
+
+    def __post_init__(self) -> None:
+        """Refuse a log without rows.
+
+        Raises:
+            SettingError: There are no rows.
+        """
+        if self.num_rows < 1:
+            raise SettingError(f"A simulated log needs at least one row, not {self.num_rows}.")
 
     def chunks(self) -> Iterator[Chunk]:
         """Draw all rows.
@@ -124,7 +137,7 @@ class PlantedLog:
             # Numbered by their first row: a longer log begins with the rows of a shorter one.
             random = np.random.default_rng([self.seed, first])
             values = _values(random)
-            probabilities = 1 / (1 + np.exp(-_logits(values)))
+            probabilities = 1 / (1 + np.exp(-_logits(values, self.mean_of_signs)))
             clicks = (random.random(_ROWS_AT_ONCE) < probabilities).astype(np.uint8)
             count = min(_ROWS_AT_ONCE, self.num_rows - first)
             yield first, values[:count], probabilities[:count], clicks[:count]
@@ -148,39 +161,40 @@ def _values(random: np.random.Generator) -> NDArray[np.int64]:
     return np.where(is_missing, -1, values)
 
 
-def _logits(values: NDArray[np.int64]) -> Numbers:
+def _logits(values: NDArray[np.int64], mean_of_signs: float) -> Numbers:
     """The true logits of rows, [n]."""
     num_fields = values.shape[1]
     effects = np.empty(values.shape)
     signs = np.empty(values.shape)
     for number in range(num_fields):
         effects[:, number], signs[:, number] = _of_field(number, values[:, number])
+    signs += mean_of_signs
     is_missing = values < 0
     effects[is_missing], signs[is_missing] = 0.0, 0.0
     singles = effects.sum(axis=1) / np.sqrt(num_fields)
-    pairs, triples = (_interactions(signs, of) for of in (_PAIRS, _TRIPLES))
+    pairs, triples = (_interactions(signs, of, mean_of_signs) for of in (_PAIRS, _TRIPLES))
     logits: Numbers = _INTERCEPT + _OF_SINGLES * singles + _OF_PAIRS * pairs + _OF_TRIPLES * triples
     return logits
 
 
-def _interactions(signs: Numbers, combinations: Sequence[tuple[int, ...]]) -> Numbers:
+def _interactions(signs: Numbers, combinations: Sequence[tuple[int, ...]], mean: float) -> Numbers:
     """The sum over combinations of fields of the products of their signs, of variance 1 if no two share a field."""
     num_factors = len(combinations[0])
-    variance = (1 + _MEAN_OF_SIGNS**2) ** num_factors - _MEAN_OF_SIGNS ** (2 * num_factors)
+    variance = (1 + mean**2) ** num_factors - mean ** (2 * num_factors)
     products = np.stack([signs[:, list(fields)].prod(axis=1) for fields in combinations])
     total: Numbers = products.sum(axis=0) / np.sqrt(len(combinations) * variance)
     return total
 
 
 def _of_field(number: int, values: NDArray[np.int64]) -> tuple[Numbers, Numbers]:
-    """Effects and signs of a field's values."""
+    """Effects and signs, of mean 0, of a field's values."""
     if number >= _NUM_COUNTS:
         field = _categorical(number - _NUM_COUNTS)
         return field.effects[values], field.signs[values]
     # The median of the numbers before they are rounded down: not quite balanced where counts are small.
     is_large = values >= np.floor(np.exp(np.linspace(0.5, 6, _NUM_COUNTS)[number]))
     signs = np.where(is_large, 1.0, -1.0)
-    return 0.7 * signs, signs + _MEAN_OF_SIGNS
+    return 0.7 * signs, signs
 
 
 def _count_texts(values: NDArray[np.int64]) -> Sequence[str]:
@@ -220,6 +234,9 @@ def write_planted(path: Path, num_rows: int, *, seed: int = 0, tell: Tell = sile
 
     Returns:
         The AUC to be expected of the true probabilities.
+
+    Raises:
+        SettingError: There are no rows.
     """
     log = PlantedLog(num_rows, seed)
     scratch = path.with_name(f"{path.name}.part")

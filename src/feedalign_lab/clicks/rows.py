@@ -4,7 +4,7 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -100,10 +100,11 @@ class TextFile:
                 is_header = False
                 continue
             if len(row) != expected:
+                delimiter = "\\t" if self.schema.delimiter == "\t" else self.schema.delimiter
                 raise CorruptFileError(
                     f"{self.path}, line {line}: {len(row)} columns, where {expected} are expected: the label and "
-                    f"{len(self.schema.fields)} fields. A last line that is too short is what a truncated file looks "
-                    "like; elsewhere, look for delimiters within values."
+                    f'{len(self.schema.fields)} fields, separated by "{delimiter}". A last line that is too short is '
+                    "what a truncated file looks like; elsewhere, look for delimiters within values."
                 )
             yield line, row
 
@@ -118,7 +119,8 @@ class TextFile:
             number = next(n for n, text in enumerate(label_texts) if text not in clicks)
             raise CorruptFileError(
                 f"{self.path}, line {lines[number]}: the label is {label_texts[number]!r}, where "
-                f"{', '.join(sorted(clicks))} are expected."
+                f"{', '.join(sorted(clicks))} are expected. For a `clicks:` log, `positive` and `negative` in a schema "
+                "file say what labels are."
             ) from None
         fields: list[Sequence[str]] = [columns[number] for number in schema.field_columns]
         if schema.missing:
@@ -127,7 +129,9 @@ class TextFile:
         return Chunk(labels, fields, lambda number: f"{self.path}, line {lines[number]}", position)
 
 
-def parsed(path: Path, binary: BinaryIO, delimiter: str, *, is_quoted: bool) -> Iterator[tuple[int, list[str]]]:
+def parsed(
+    path: Path, binary: BinaryIO, delimiter: str, *, is_quoted: bool
+) -> Generator[tuple[int, list[str]], None, None]:
     """Split the lines of an open file into columns.
 
     Args:
@@ -140,7 +144,7 @@ def parsed(path: Path, binary: BinaryIO, delimiter: str, *, is_quoted: bool) -> 
         The number of each row's last line, from 1, and its columns.
 
     Raises:
-        CorruptFileError: The text is not UTF-8 or not what its compression promises, or a quote is never closed.
+        CorruptFileError: The text is not UTF-8 or not what its compression promises, or quotes are not in order.
     """
     # Spreadsheets put a byte order mark before the first name.
     text = io.TextIOWrapper(binary, encoding="utf-8-sig", newline="")
@@ -149,13 +153,44 @@ def parsed(path: Path, binary: BinaryIO, delimiter: str, *, is_quoted: bool) -> 
         if is_quoted
         else csv.reader(text, delimiter=delimiter, quoting=csv.QUOTE_NONE, strict=True)
     )
+    last = 0
     try:
         for row in reader:
-            yield reader.line_num, row
-    except (csv.Error, UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+            last = reader.line_num
+            yield last, row
+    except csv.Error as error:
+        raise CorruptFileError(f"{path}, line {_told(error, last, reader.line_num)}.") from error
+    except UnicodeDecodeError as error:
+        raise CorruptFileError(
+            f"{path}, line {_line_not_decoded(path)}: not UTF-8 text ({error.reason}). Write the file anew as UTF-8."
+        ) from error
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise CorruptFileError(f"{path}, behind line {reader.line_num}: {error}.") from error
     finally:
         text.detach()
+
+
+def _told(error: csv.Error, last: int, current: int) -> str:
+    """The line and what is wrong in it, between the last whole row and the line that was read."""
+    if "end of data" in str(error):
+        return f"{last + 1}: a quote is opened and not closed"
+    if "expected after" in str(error):
+        return f'{current}: text behind a closing quote; a quote within a quoted value is written twice, ""'
+    return f"{current}: {error}"
+
+
+def _line_not_decoded(path: Path) -> int:
+    """The first line that is not UTF-8: the decoder works in blocks and does not know."""
+    with opened(path) as binary:
+        return next(number for number, line in enumerate(binary, start=1) if not _is_utf8(line))
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def opened(path: Path) -> BinaryIO:

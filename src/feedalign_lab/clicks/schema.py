@@ -45,6 +45,7 @@ class Schema:
             a field share one. "hash": a value's checksum decides its category.
         min_count: How often a value must occur in training to be a category of its own.
         num_buckets: Categories of each categorical field under "hash".
+        is_guessed: Whether the kinds of the fields are guesses from a log's first rows.
     """
 
     fields: tuple[Field, ...]
@@ -60,6 +61,7 @@ class Schema:
     encoding: Encoding = "threshold"
     min_count: int = 10
     num_buckets: int = 100_000
+    is_guessed: bool = False
 
     @property
     def num_columns(self) -> int:

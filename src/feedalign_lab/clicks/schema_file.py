@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from feedalign_lab.clicks.inference import LABEL_NAMES
 from feedalign_lab.clicks.schema import ENCODINGS, KINDS, Encoding, Field, FieldKind, Schema
 from feedalign_lab.errors import CorruptFileError, MissingDataError
 
@@ -18,7 +19,8 @@ _KEYS = (
 class SchemaFile:
     """A schema file.
 
-    Its keys, all optional: `label`, the label's column ("label"); `positive` and `negative`, lists of what stands there
+    Its keys, all optional but the first: `label`, the label's column, which may be left out where it is called label,
+    click, clicked, target or y; `positive` and `negative`, lists of what stands there
     (["1"] and ["0"]); `ignore`, a list of columns; `delimiter` (","); `header`, whether the first row names the columns
     (true); `comment`, with which rows begin that are passed over; `missing`, a list of what stands for a missing value;
     `encoding`, "threshold" or "hash"; `min_count` (10) and `num_buckets` (100000); and a table `[fields]` of kinds by
@@ -50,6 +52,11 @@ class SchemaFile:
         return self._value("header", bool, default=True)
 
     @property
+    def comment(self) -> str:
+        """With what rows begin that are passed over; empty for none."""
+        return self._value("comment", str, default="")
+
+    @property
     def delimiter(self) -> str:
         """What separates columns, a single character."""
         delimiter = self._value("delimiter", str, default=",")
@@ -69,7 +76,7 @@ class SchemaFile:
         Raises:
             CorruptFileError: Something in the file is not as it should be, or names a column that there is not.
         """
-        label = self._column(str(self._values.get("label", "label")), columns)
+        label = self._label(columns)
         ignored = {self._column(name, columns) for name in self._strings("ignore", [])}
         if label in ignored:
             raise CorruptFileError(f"The schema {self.path} ignores the label's column {columns[label]!r}.")
@@ -80,20 +87,62 @@ class SchemaFile:
         )
         if not fields:
             raise CorruptFileError(f"The schema {self.path} leaves no field among {', '.join(columns)}.")
+        self._refuse_what_has_no_effect(fields)
+        positive, negative = self._label_texts()
         return Schema(
             fields,
             label,
-            positive=frozenset(self._strings("positive", ["1"])),
-            negative=frozenset(self._strings("negative", ["0"])),
+            positive=positive,
+            negative=negative,
             ignored=frozenset(ignored),
             delimiter=self.delimiter,
             has_header=self.has_header,
-            comment=self._value("comment", str, default=""),
+            comment=self.comment,
             missing=frozenset(self._strings("missing", [])),
             encoding=cast("Encoding", self._choice("encoding", ENCODINGS, "threshold")),
             min_count=self._count("min_count", 10),
             num_buckets=self._count("num_buckets", 100_000),
         )
+
+    def _label(self, columns: Sequence[str]) -> int:
+        """Number of the label's column."""
+        if "label" in self._values:
+            return self._column(str(self._values["label"]), columns)
+        lower = [name.lower() for name in columns]
+        found = next((lower.index(name) for name in LABEL_NAMES if name in lower), None)
+        if found is None:
+            raise CorruptFileError(
+                f'The schema {self.path} does not say which column is the label: add label = "...", one of '
+                f"{', '.join(columns)}."
+            )
+        return found
+
+    def _label_texts(self) -> tuple[frozenset[str], frozenset[str]]:
+        """What stands for a click and for none."""
+        positive, negative = self._strings("positive", ["1"]), self._strings("negative", ["0"])
+        for key, texts in (("positive", positive), ("negative", negative)):
+            if not texts:
+                raise CorruptFileError(f"The schema {self.path} has no text for {key}; give at least one.")
+        if shared := sorted(set(positive) & set(negative)):
+            raise CorruptFileError(
+                f"The schema {self.path} calls {shared[0]!r} both positive and negative (where one of them is left "
+                "out, it is 1 or 0): say what each is."
+            )
+        return frozenset(positive), frozenset(negative)
+
+    def _refuse_what_has_no_effect(self, fields: Sequence[Field]) -> None:
+        """Refuse settings of the other encoding."""
+        is_hashed = self._choice("encoding", ENCODINGS, "threshold") == "hash"
+        if "num_buckets" in self._values and not is_hashed:
+            raise CorruptFileError(
+                f'The schema {self.path} has num_buckets, which means something under encoding = "hash" alone: add '
+                "that, or take it out."
+            )
+        if "min_count" in self._values and is_hashed and all(field.kind != "log" for field in fields):
+            raise CorruptFileError(
+                f'The schema {self.path} has min_count, which under encoding = "hash" counts for fields of the kind '
+                '"log" alone, and there are no counts among these: take it out.'
+            )
 
     def _kinds(self, columns: Sequence[str]) -> dict[int, FieldKind]:
         """Kinds by the number of the column."""

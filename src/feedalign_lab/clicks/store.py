@@ -14,6 +14,7 @@ from typing import BinaryIO, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from feedalign_lab.clicks.row_encoder import ENCODER_NAME, RowEncoder
 from feedalign_lab.errors import OutputFolderError
 
 Categories = NDArray[np.int32]
@@ -167,14 +168,17 @@ class FileSink(Sink):
             for file in pair:
                 file.close()
 
-    def finish(self, sizes: tuple[int, ...]) -> None:
+    def finish(self, encoder: RowEncoder) -> None:
         """Close all files and write down what is in them.
 
         Args:
-            sizes: Categories of each field.
+            encoder: What encoded the rows.
         """
         self.close()
-        facts = {"sizes": sizes, "parts": {name: asdict(count) for name, count in self._counts.items()}}
+        path = self._folder / ENCODER_NAME
+        encoder.save(path)
+        parts = {name: asdict(count) for name, count in self._counts.items()}
+        facts = {"sizes": encoder.sizes, "parts": parts, "encoder_bytes": path.stat().st_size}
         (self._folder / _FACTS_NAME).write_text(json.dumps(facts), encoding="utf-8")
 
 
@@ -185,17 +189,31 @@ def stored(folder: Path) -> tuple[tuple[int, ...], Mapping[PartName, Part]] | No
         folder: The folder.
 
     Returns:
-        Categories of each field, and the parts; None where there is nothing.
+        Categories of each field, and the parts; None where there is nothing, or not all that was written.
     """
-    path = folder / _FACTS_NAME
-    if not path.is_file():
+    try:
+        facts = json.loads((folder / _FACTS_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
-    facts = json.loads(path.read_text(encoding="utf-8"))
+    if not _has_size(folder / ENCODER_NAME, facts["encoder_bytes"]):
+        return None
     sizes = tuple(facts["sizes"])
     counts = {name: facts["parts"][name] for name in PART_NAMES}
+    if not all(_is_whole(folder, name, len(sizes), count["rows"]) for name, count in counts.items()):
+        return None
     return sizes, {
         name: PartInFiles(folder, name, len(sizes), count["rows"], count["clicks"]) for name, count in counts.items()
     }
+
+
+def _is_whole(folder: Path, name: PartName, num_fields: int, num_rows: int) -> bool:
+    """Whether the files of a part are as large as its rows are many; those of an empty one were never opened."""
+    sizes = (4 * num_fields * num_rows, num_rows)
+    return not num_rows or all(_has_size(path, size) for path, size in zip(_paths(folder, name), sizes, strict=True))
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
 
 
 @contextmanager
@@ -216,7 +234,9 @@ def folder_to_be(final: Path) -> Iterator[Path]:
         final.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f"{final.name}-", dir=final.parent))
         yield scratch
-        if not final.exists():
+        # Another process may have been faster; what is there and not whole is of no use to anybody.
+        if stored(final) is None:
+            shutil.rmtree(final, ignore_errors=True)
             os.replace(scratch, final)
     except OSError as error:
         # Errors of the lab have none: they are sentences already.

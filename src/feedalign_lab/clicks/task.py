@@ -1,17 +1,21 @@
 """Click logs as tasks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from feedalign_lab.clicks.log import ClickLog
 from feedalign_lab.clicks.networks import build_network, network_size
-from feedalign_lab.clicks.sources import load_log
+from feedalign_lab.clicks.row_encoder import ENCODER_NAME
+from feedalign_lab.clicks.sources import load_log, schema_path
+from feedalign_lab.clicks.telling import how_read, what_to_know
 from feedalign_lab.clicks.training import LOG_LOSS, ClickTrial
+from feedalign_lab.errors import SettingError
 from feedalign_lab.learner import LearnerSpec
-from feedalign_lab.task import Metric, Task, Tell, silent
+from feedalign_lab.task import Metric, ResultFile, Task, Tell, silent
 from feedalign_lab.training import Schedule
 
 AUC = Metric("AUC", better="higher", digits=4)
@@ -25,6 +29,10 @@ class ClickTask(Task):
         network: Name of the network.
         schedule: Batch size and decay of the learning rate.
         device: Where to train.
+
+    Raises:
+        UnknownNameError: There is no such network.
+        SettingError: Batches would have a single row.
     """
 
     metric = AUC
@@ -34,6 +42,11 @@ class ClickTask(Task):
 
     def __init__(self, log: ClickLog, network: str, schedule: Schedule, device: torch.device) -> None:
         network_size(network)
+        if schedule.batch_size is not None and schedule.batch_size < 2:
+            raise SettingError(
+                f"Batches need at least 2 rows, not {schedule.batch_size}: batch normalization has no variance to "
+                "divide by in a single one."
+            )
         self.log, self.data, self.network = log, log.name, network
         self.schedule, self.device = schedule, device
 
@@ -51,6 +64,19 @@ class ClickTask(Task):
             "min_count": schema.min_count,
             "bayes_auc": self.log.bayes_auc,
         }
+
+    def reading(self) -> Sequence[str]:
+        """See `Task`."""
+        prefix, colon, path = self.data.partition(":")
+        return how_read(self.log, schema_path(Path(path).expanduser()) if prefix == "clicks" and colon else None)
+
+    def remarks(self) -> Sequence[str]:
+        """See `Task`."""
+        return what_to_know(self.log)
+
+    def with_weights(self) -> Sequence[ResultFile]:
+        """See `Task`: what makes categories of new rows."""
+        return [(ENCODER_NAME, self.log.save_encoder)]
 
     def network_facts(self) -> Mapping[str, Any]:
         """See `Task`."""
@@ -87,7 +113,7 @@ def load(data: str, network: str, *, schedule: Schedule, device: torch.device, t
         MissingDataError: There is no such file.
         CorruptFileError: A file is not what its format promises.
         OutputFolderError: The cache cannot be written.
-        SettingError: A part has no rows, or none of one class.
+        SettingError: A part has no rows, or none of one class; or batches would have a single row.
     """
     network_size(network)
     return ClickTask(load_log(data, tell), network, schedule, device)

@@ -70,6 +70,12 @@ class Graph:
         """Numbers of all nodes whose class is known."""
         return (self.labels != NO_LABEL).nonzero().flatten()
 
+    def remarks(self) -> list[str]:
+        """Return what is unusual about the graph, in words."""
+        if self.num_edges:
+            return []
+        return [f"{self.name} has no edges: no node learns anything of others"]
+
     def describe(self) -> dict[str, Any]:
         """Return sizes for `results.json`."""
         linked = torch.zeros(self.num_nodes, dtype=torch.bool, device=self.edges.device)

@@ -48,9 +48,9 @@ def node_alignment(
     """
     points = [name for name, _ in model.named_modules() if name in set(handle.points.values())]
     with evaluating(model):
-        ruled = _signals(model, points, loss, inputs)
+        ruled = signals(model, points, loss, inputs)
         with handle.suspended():
-            exact = _signals(model, points, loss, inputs)
+            exact = signals(model, points, loss, inputs)
     rows = []
     for point in points:
         if point not in ruled or point not in exact:
@@ -63,10 +63,20 @@ def node_alignment(
     return tuple(rows)
 
 
-def _signals(
+def signals(
     model: nn.Module, points: Sequence[str], loss: Callable[[Tensor], Tensor], inputs: tuple[Tensor, ...]
 ) -> dict[str, Tensor]:
-    """The gradient at each point's output, `[N, D]`."""
+    """Take the loss back to feedback points; gradients of parameters are left as they were.
+
+    Args:
+        model: The network, as it is: in training, it drops out.
+        points: Names of the modules at whose outputs to read.
+        loss: From what the network gives to a scalar.
+        inputs: What the network is called with.
+
+    Returns:
+        The gradient at the output of each point that one reaches, `[N, D]`.
+    """
     found: dict[str, Tensor] = {}
 
     def keeper(point: str) -> Callable[[nn.Module, object, Tensor], None]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from sklearn.model_selection import StratifiedKFold
@@ -90,7 +90,7 @@ class NodeTask(Task):
     metric = Metric("accuracy", "%", "higher")
     loss = "cross_entropy"
     # The paper's code keeps the test accuracy of the first epoch with the best validation accuracy.
-    judged_at = "chosen"
+    judged_at: Literal["last", "chosen"] = "chosen"
 
     def __init__(self, graph: Graph, network: str) -> None:
         if graph.split is None:
@@ -99,6 +99,9 @@ class NodeTask(Task):
                 "take the network gae, which needs neither."
             )
         self.data, self.network, self.graph, self._split = graph.name, network, graph, graph.split
+        self._can_choose = bool(len(graph.split.validation))
+        if not self._can_choose:
+            self.judged_at = "last"
         self.device = graph.features.device
         # The paper's folds, for the graphs that it splits so.
         self.is_redrawn = network == "dna" and graph.name in DATA_NAMES
@@ -115,6 +118,11 @@ class NodeTask(Task):
             "num_validation": len(split.validation),
             "num_test": len(split.test),
         }
+
+    def remarks(self) -> list[str]:
+        """Return what is unusual about the graph and its split."""
+        no_choice = [] if self._can_choose else [f"{self.data} has no validation nodes: the last epoch counts"]
+        return [*self.graph.remarks(), *no_choice]
 
     def network_facts(self) -> Mapping[str, Any]:
         """Return what the network consists of."""

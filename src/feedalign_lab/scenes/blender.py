@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from feedalign_lab.errors import CorruptFileError, MissingDataError, SceneError
+from feedalign_lab.scenes.copies import held_out
 from feedalign_lab.scenes.pictures import Pictures, read_pictures
 from feedalign_lab.scenes.poses import checked_pose, distance_to_scene
-from feedalign_lab.scenes.scene import Camera, Scene, Views, held_out, spread_out
+from feedalign_lab.scenes.scene import Camera, Scene, Views, spread_out
 from feedalign_lab.task import Tell, silent
 
 # NeRF-Synthetic's own: its cameras are about 4 units from the middle of the scene.

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from feedalign_lab.errors import CorruptFileError, MissingDataError, SceneError
+from feedalign_lab.scenes.copies import held_out
 from feedalign_lab.scenes.pictures import read_pictures
 from feedalign_lab.scenes.poses import checked_pose, looking_at
-from feedalign_lab.scenes.scene import Camera, Scene, Views, held_out
+from feedalign_lab.scenes.scene import Camera, Scene, Views
 from feedalign_lab.task import Tell, silent
 
 _NAME = "poses_bounds.npy"

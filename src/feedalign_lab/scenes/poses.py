@@ -34,7 +34,7 @@ def checked_pose(matrix: object, where: str) -> Tensor:
     except (TypeError, ValueError):
         values = np.empty(0)
     if values.shape not in {(4, 4), (3, 4)} or not np.isfinite(values).all():
-        raise CorruptFileError(f'"transform_matrix" of {where} is not 4x4 numbers.')
+        raise CorruptFileError(f'"transform_matrix" of {where} is not 4x4 or 3x4 numbers.')
     if values.shape == (4, 4) and not np.allclose(values[3], (0, 0, 0, 1)):
         raise SceneError(
             f"The last row of the pose of {where} is {values[3].tolist()} and not 0, 0, 0, 1: it may be transposed; "

@@ -8,8 +8,6 @@ from torch import Tensor
 
 from feedalign_lab.errors import SceneError
 
-_VALIDATION_EVERY = 20
-
 
 @dataclass(frozen=True)
 class Camera:
@@ -168,26 +166,3 @@ def spread_out(count: int, wanted: int) -> list[int]:
     """
     wanted = min(count, wanted)
     return [int((place + 0.5) * count / wanted) for place in range(wanted)]
-
-
-def held_out(views: Views, where: str) -> tuple[Views, Views]:
-    """Part training views: one of twenty, evenly spread and at least one, is for validation.
-
-    Args:
-        views: All of them.
-        where: Where they stand, for the sentence.
-
-    Returns:
-        Those to train on and those to validate on.
-
-    Raises:
-        SceneError: There are fewer than two.
-    """
-    count = len(views)
-    if count <= 1:
-        raise SceneError(
-            f"{where} leaves {count} {'view' if count == 1 else 'views'} for training, and one is held out for "
-            "validation: two or more are needed."
-        )
-    chosen = spread_out(count, max(1, count // _VALIDATION_EVERY))
-    return views.chosen([number for number in range(count) if number not in chosen]), views.chosen(chosen)

@@ -11,7 +11,8 @@ from feedalign_lab.choices import make_rule
 from feedalign_lab.errors import MissingDataError, SettingError, UnknownNameError
 from feedalign_lab.learner import LearnerSpec
 from feedalign_lab.scenes.blender import load_blender
-from feedalign_lab.scenes.film import write_side_by_side
+from feedalign_lab.scenes.copies import remarks_on_copies
+from feedalign_lab.scenes.film import captioned, write_side_by_side
 from feedalign_lab.scenes.lego import load_lego
 from feedalign_lab.scenes.llff import load_llff
 from feedalign_lab.scenes.names import DATA_NAMES, DATA_PREFIXES
@@ -65,6 +66,11 @@ class SceneTask(Task):
             "coordinates": "normalized device" if scene.is_forward else "of the scene",
         }
 
+    def remarks(self) -> list[str]:
+        """Which held-out views are trained on."""
+        parts = {"validation": self.scene.validation, "test": self.scene.test}
+        return [one for part, views in parts.items() for one in remarks_on_copies(self.scene.train, views, part)]
+
     def network_facts(self) -> Mapping[str, Any]:
         """Sizes of the networks, and how they are sampled."""
         model = build_model(self.shape, 0)
@@ -101,7 +107,7 @@ class SceneTask(Task):
         return (("views.png", self._write_views),) if self._shown else ()
 
     def _write_views(self, path: Path) -> None:
-        write_side_by_side(path, [as_colours(self.scene.test.pixels[0]), *self._shown.values()])
+        write_side_by_side(path, captioned(self.scene.test, self._shown))
 
     def streams(self) -> tuple[Stream, ...]:
         """Names of the streams of random numbers that a trial draws from."""

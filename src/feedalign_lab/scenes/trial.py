@@ -16,9 +16,9 @@ from feedalign_lab.learner import LearnerSpec
 from feedalign_lab.optimizer import adam, clip_gradients, decay_rate, parameter_groups
 from feedalign_lab.scenes.batches import Batch, draw_batch, pixels_of, pixels_to_score
 from feedalign_lab.scenes.fields import Field, Radiance
-from feedalign_lab.scenes.film import write_film, write_side_by_side
+from feedalign_lab.scenes.film import captioned, write_film, write_side_by_side
 from feedalign_lab.scenes.networks import Network
-from feedalign_lab.scenes.quality import SSIM_WINDOW, as_colours, psnr, ssim
+from feedalign_lab.scenes.quality import SSIM_WINDOW, psnr, ssim
 from feedalign_lab.scenes.renderer import Renderer
 from feedalign_lab.scenes.scene import Scene, Views
 from feedalign_lab.seeding import Stream, generator, stream_seed
@@ -27,7 +27,6 @@ from feedalign_lab.task import ResultFile, Scores, Trial
 # That of the paper: one matrix for all layers, each takes its first columns.
 _FEEDBACK = "launay2020"
 _ALIGNMENT_RAYS = 256
-_TELL_EVERY = 20
 
 
 @dataclass(frozen=True)
@@ -116,8 +115,7 @@ class SceneTrial(Trial):
                 raise diverged(self, self.spec.rule, f"the loss ({value})", when)
             self._update(loss)
             total += value
-            if step % _TELL_EVERY == 0:
-                self.tell("training", step / self.pace.num_iterations)
+            self.tell("training", step / self.pace.num_iterations)
         if first_non_finite(self.model) is not None:
             raise diverged(self, self.spec.rule, "a parameter or gradient", f"the end of epoch {number}")
         self._refuse_emptiness(number)
@@ -209,7 +207,7 @@ class SceneTrial(Trial):
         if self._on_picture is not None:
             self._on_picture(self.spec.rule, picture)
         return (
-            ("view.png", lambda path: write_side_by_side(path, [as_colours(test.pixels[0]), picture])),
+            ("view.png", lambda path: write_side_by_side(path, captioned(test, {self.spec.rule: picture}))),
             ("turn.gif", lambda path: write_film(path, self.renderer, self.scene, self.tell)),
         )
 

@@ -11,7 +11,7 @@ import feedalign as fa
 from feedalign_lab.clicks.layers import FactorizationMachine
 from feedalign_lab.clicks.names import NETWORK_NAMES
 from feedalign_lab.clicks.networks import AFN, FM, DeepCross, DeepFM, NetworkSize, build_network, rules_for
-from feedalign_lab.errors import UnknownNameError
+from feedalign_lab.errors import SettingError, UnknownNameError
 
 SIZES = [5, 7, 3, 4]
 OFFSETS = torch.tensor([0, 5, 12, 15])
@@ -289,6 +289,12 @@ def test_networks_start_from_their_seed_alone(name: str) -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+@pytest.mark.parametrize(("num_categories", "num_fields"), [(0, 4), (20, 0), (-1, 1)])
+def test_networks_on_nothing(num_categories: int, num_fields: int) -> None:
+    with pytest.raises(SettingError, match="at least one field and one category"):
+        build_network("deepfm-small", num_categories, num_fields, seed=0)
 
 
 def test_embeddings_of_the_adaptive_network_start_positive() -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +15,11 @@ from feedalign_lab.clicks.encoders import (
     HashEncoder,
     QuantileEncoder,
     ThresholdEncoder,
-    log_category,
     make_encoder,
     save_memory,
 )
 from feedalign_lab.clicks.log import ClickLog
+from feedalign_lab.clicks.numerals import log_category
 from feedalign_lab.clicks.rows import TextFile
 from feedalign_lab.clicks.schema import ADULT, CRITEO, Field
 from feedalign_lab.clicks.sources import load_log
@@ -226,6 +227,30 @@ def test_a_changed_log_is_encoded_anew(tmp_path: Path, cache: Path, monkeypatch:
     assert sum(part.num_rows for part in load_log(f"criteo:{path}").parts.values()) == 399
 
 
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def lose(path: Path) -> None:
+    path.unlink()
+
+
+@pytest.mark.parametrize("damage", [cut, lose])
+@pytest.mark.parametrize("name", ["train.categories", "test.labels", "encoder.json", "facts.json"])
+def test_a_damaged_cache_is_made_anew(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None], name: str
+) -> None:
+    monkeypatch.setattr(log_module, "LARGEST_IN_MEMORY", 0)
+    path = criteo_file(tmp_path)
+    expected = content(load_log(f"criteo:{path}"))
+    (folder,) = (cache / "clicks").iterdir()
+    damage(folder / name)
+    assert content(load_log(f"criteo:{path}")) == expected
+    assert [one.name for one in (cache / "clicks").iterdir()] == [folder.name]
+    monkeypatch.setattr(log_module, "_encode_into", lambda *args: pytest.fail("encoded anew"))
+    assert content(load_log(f"criteo:{path}")) == expected
+
+
 # Damage.
 
 
@@ -267,8 +292,10 @@ def test_a_truncated_compressed_log(tmp_path: Path) -> None:
 
 def test_text_that_is_not_utf8(tmp_path: Path) -> None:
     path = criteo_file(tmp_path)
-    path.write_bytes(path.read_bytes().replace(b"\n", b"\xff\n", 1))
-    with pytest.raises(CorruptFileError, match="utf-8"):
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[11] = b"\xff" + lines[11]
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(CorruptFileError, match=r"log\.txt, line 12: not UTF-8 text"):
         load_log(f"criteo:{path}")
 
 
@@ -370,8 +397,15 @@ def test_quotes_hold_delimiters_and_lines(tmp_path: Path) -> None:
     rows = [f'{n},"Ulm, an der\nDonau",{n % 2}' for n in range(100)]
     path = csv_file(tmp_path / "l.csv", rows)
     assert sum(part.num_rows for part in load_log(f"clicks:{path}").parts.values()) == 100
-    with pytest.raises(CorruptFileError, match="behind line 2: unexpected end of data"):
-        load_log(f"clicks:{csv_file(tmp_path / 'm.csv', [chr(34) + 'open'])}")
+    rows = [*people(3), f"20,{chr(34)}Ulm,1", *people(3)]
+    with pytest.raises(CorruptFileError, match=r"m\.csv, line 5: a quote is opened and not closed"):
+        load_log(f"clicks:{csv_file(tmp_path / 'm.csv', rows)}")
+
+
+def test_a_quote_within_quotes_that_is_written_once(tmp_path: Path) -> None:
+    rows = [*people(3), f"20,{chr(34)}the {chr(34)}old{chr(34)} town{chr(34)},1"]
+    with pytest.raises(CorruptFileError, match=r"m\.csv, line 5: text behind a closing quote.*written twice"):
+        load_log(f"clicks:{csv_file(tmp_path / 'm.csv', rows)}")
 
 
 @pytest.mark.parametrize(
@@ -443,6 +477,10 @@ def test_a_log_without_a_header(tmp_path: Path) -> None:
         ("ignore = ['label']", "ignores the label's column"),
         ("ignore = ['age', 'city']", "leaves no field"),
         ("label = ", "is not TOML"),
+        ("positive = ['yes']\nnegative = ['no', 'yes']", "calls 'yes' both positive and negative"),
+        ("positive = []", "has no text for positive"),
+        ("num_buckets = 7", 'has num_buckets, which means something under encoding = "hash" alone'),
+        ("encoding = 'hash'\nmin_count = 3", "has min_count, which .* no counts"),
     ],
 )
 def test_schemas_that_are_wrong(tmp_path: Path, text: str, sentence: str) -> None:
@@ -450,6 +488,56 @@ def test_schemas_that_are_wrong(tmp_path: Path, text: str, sentence: str) -> Non
     (tmp_path / "l.toml").write_text(text)
     with pytest.raises(CorruptFileError, match=sentence):
         load_log(f"clicks:{path}")
+
+
+@pytest.mark.parametrize("text", ["", "min_count = 3", "header = false"])
+def test_a_schema_without_a_label(tmp_path: Path, text: str) -> None:
+    path = csv_file(tmp_path / "l.csv", people(), header="age,city,bought")
+    (tmp_path / "l.toml").write_text(text)
+    columns = "1, 2, 3" if text.startswith("header") else "age, city, bought"
+    with pytest.raises(CorruptFileError, match=f"does not say which column is the label.* label = .* {columns}"):
+        load_log(f"clicks:{path}")
+
+
+def test_comments_above_the_names(tmp_path: Path) -> None:
+    path = csv_file(tmp_path / "l.csv", ["age,city,label", *people(200)], header="# a list of people")
+    (tmp_path / "l.toml").write_text('comment = "#"\n[fields]\nage = "log"')
+    log = load_log(f"clicks:{path}")
+    assert [field.name for field in log.schema.fields] == ["age", "city"]
+    assert sum(part.num_rows for part in log.parts.values()) == 200
+
+
+@pytest.mark.parametrize(
+    ("header", "sentence"),
+    [
+        ("city,age,label", r"test\.csv, line 1: the columns are city, age, label, where those of .*train\.csv are age"),
+        ("20,Ulm,1", "the columns are 20, Ulm, 1, where .* Put the names of the columns above"),
+        ("age\tcity\tlabel", "where those of .* the same delimiter"),
+    ],
+)
+@pytest.mark.parametrize("has_schema", [False, True])
+def test_parts_with_other_columns(tmp_path: Path, header: str, sentence: str, has_schema: bool) -> None:
+    csv_file(tmp_path / "train.csv", people(100))
+    csv_file(tmp_path / "test.csv", people(41), header=header)
+    if has_schema:
+        (tmp_path / "schema.toml").write_text('[fields]\nage = "log"')
+    with pytest.raises(CorruptFileError, match=sentence):
+        load_log(f"clicks:{tmp_path}")
+
+
+@pytest.mark.parametrize("other", ["train.txt", "train.csv.gz"])
+def test_two_files_for_a_part(tmp_path: Path, other: str) -> None:
+    for name in ("train.csv", "test.csv", other):
+        csv_file(tmp_path / name, people(100))
+    with pytest.raises(CorruptFileError, match=f"train.csv and {other}.*take one of them away"):
+        load_log(f"clicks:{tmp_path}")
+
+
+def test_a_test_part_with_tabs(tmp_path: Path) -> None:
+    csv_file(tmp_path / "train.csv", people(100))
+    csv_file(tmp_path / "test.tsv", [row.replace(",", "\t") for row in people(41)], header="age\tcity\tlabel")
+    with pytest.raises(CorruptFileError, match=r"test\.tsv, line 1: .* the same delimiter"):
+        load_log(f"clicks:{tmp_path}")
 
 
 def test_a_folder_with_parts_of_its_own(tmp_path: Path) -> None:

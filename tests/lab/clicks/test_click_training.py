@@ -26,13 +26,14 @@ from feedalign_lab.clicks.sources import load_log
 from feedalign_lab.clicks.store import PartInMemory
 from feedalign_lab.clicks.task import ClickTask, load
 from feedalign_lab.clicks.training import ClickTrial, loss_function
-from feedalign_lab.errors import DivergedError, UnknownNameError
+from feedalign_lab.errors import DivergedError, SettingError, UnknownNameError
 from feedalign_lab.learner import LearnerSpec
 from feedalign_lab.task import silent
 from feedalign_lab.training import Schedule, run_trial
 
 CPU = torch.device("cpu")
 DEEP = ("deepfm-small", "deepcross-small", "afn-small")
+_WITHOUT_SIGNALS = {"backprop", "shallow", "fg-w"}
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +104,21 @@ def test_auc_and_log_loss_by_hand() -> None:
     )
 
 
+def test_signs_of_mean_zero_are_the_same_rows_under_another_law() -> None:
+    half, zero = PlantedLog(2_000), PlantedLog(2_000, mean_of_signs=0.0)
+    (rows,), (others,) = list(half.chunks()), list(zero.chunks())
+    assert rows.columns == others.columns
+    (_, probabilities), (_, of_parity) = next(half.probabilities()), next(zero.probabilities())
+    assert not np.array_equal(probabilities, of_parity)
+    # A triple's product: with a mean of m it moves with its first sign by m squared.
+    random = np.random.default_rng(0)
+    for mean in (0.0, 0.5):
+        signs = random.choice([-1.0, 1.0], size=(200_000, 3)) + mean
+        product = planted._interactions(signs, [(0, 1, 2)], mean)
+        scale = np.sqrt((1 + mean**2) ** 3 - mean**6)
+        assert float(product @ (signs[:, 0] - mean) / len(signs)) == pytest.approx(mean**2 / scale, abs=0.01)
+
+
 def test_large_logits_still_have_an_order() -> None:
     part = PartInMemory(np.arange(4, dtype=np.int32)[:, None], np.array([0, 1, 0, 1], np.uint8))
     assert measure(Fixed([100.0, 200.0, 50.0, 150.0]), part, CPU).auc == 1.0
@@ -131,7 +147,7 @@ def test_true_probabilities_reach_the_auc_that_is_stated() -> None:
 def test_no_sum_of_fields_and_pairs_stands_for_a_triple() -> None:
     """What is left of a product of three signs when all that two of them tell is taken away."""
     random = np.random.default_rng(0)
-    signs = random.choice([-1.0, 1.0], size=(20_000, 3)) + planted._MEAN_OF_SIGNS
+    signs = random.choice([-1.0, 1.0], size=(20_000, 3)) + planted.MEAN_OF_SIGNS
     product = signs.prod(axis=1)
     pairs = np.stack([signs[:, i] * signs[:, j] for i, j in ((0, 1), (0, 2), (1, 2))], axis=1)
     design = np.concatenate([np.ones((20_000, 1)), signs, pairs], axis=1)
@@ -169,7 +185,19 @@ def test_writing_that_is_broken_off_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("num_rows", [0, -5])
+def test_no_rows_to_simulate(tmp_path: Path, num_rows: int) -> None:
+    with pytest.raises(SettingError, match="at least one row"):
+        write_planted(tmp_path / "log.txt", num_rows)
+    assert not list(tmp_path.iterdir())
+
+
 # Training.
+
+
+def test_batches_of_one_row_are_refused(log: ClickLog) -> None:
+    with pytest.raises(SettingError, match="at least 2 rows"):
+        ClickTask(log, "deepfm-small", Schedule(1, 1), CPU)
 
 
 @pytest.mark.parametrize("network", DEEP)
@@ -187,6 +215,9 @@ def test_every_rule_that_does_not_lack_anything_takes_an_epoch(log: ClickLog, ne
         one = trial(log, network, rule)
         assert np.isfinite(one.train_epoch(1)), rule
         assert 0 < one.scores().test < 1, rule
+        # Rules without signals at the points have no cosines to leave behind.
+        names = [name for name, _ in one.results()]
+        assert names == ([] if rule in _WITHOUT_SIGNALS or network == "fm" else ["cosines.json"]), rule
     if network != "fm":
         layer_wise = {"fa", "usf", "brsf", "frsf"} if network == "afn-small" else set()
         assert {k.name for k in fa.ALL_RULES if lack("planted", network, k.name) is not None} == {"drtp"} | layer_wise

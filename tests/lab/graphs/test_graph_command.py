@@ -43,6 +43,34 @@ def test_compare_classes_on_a_graph_of_ones_own(tmp_path: Path, capsys: pytest.C
     assert "test accuracy (%)" in capsys.readouterr().out
 
 
+def test_a_graph_without_edges_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph = write_folder(tmp_path / "graph", edges="source,target\n")
+    run = ["train", "--data", f"graph:{graph}", "--network", "gcn", "--epochs", "1", "--out", str(tmp_path / "out")]
+    assert main(run) == 0
+    assert "has no edges" in " ".join(capsys.readouterr().out.split())
+    (remark,) = json.loads((tmp_path / "out" / "results.json").read_text())["remarks"]
+    assert "no node learns anything of others" in remark
+
+
+def test_without_validation_nodes_the_last_epoch_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph = write_folder(tmp_path / "graph", nodes=NODES.replace(",validation,", ",,"))
+    run = ["--data", f"graph:{graph}", "--epochs", "1", "--out", str(tmp_path / "out")]
+    assert main(["train", *run, "--network", "gcn"]) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["judged_at"] == "last"
+    assert "no validation nodes" in results["remarks"][0]
+    assert "no validation nodes: the last epoch counts" in " ".join(capsys.readouterr().out.split())
+    assert main(["tune", *run, "--rules", "dfa", "--rates", "0.1", "--overwrite"]) == 2
+    assert "no validation part" in capsys.readouterr().err
+
+
+def test_a_whole_graph_has_nothing_to_remark(tmp_path: Path) -> None:
+    graph = write_ring(tmp_path / "graph")
+    run = ["train", "--data", f"graph:{graph}", "--network", "gcn", "--epochs", "1", "--out", str(tmp_path / "out")]
+    assert main(run) == 0
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["remarks"] == []
+
+
 def test_train_the_autoencoder(tmp_path: Path) -> None:
     graph, out = write_ring(tmp_path / "graph"), tmp_path / "out"
     arguments = ["--data", f"graph:{graph}", "--network", "gae", "--rule", "dfa", "--epochs", "3", "--dropout", "0.1"]

@@ -76,6 +76,46 @@ def test_without_a_validation_file_training_views_are_held_out(tmp_path: Path) -
     assert not set(scene.validation.names) & set(scene.train.names)
 
 
+@pytest.mark.parametrize("kind", ["copied frame", "same place", "nearly the same place"])
+def test_copies_of_a_view_stay_on_one_side(tmp_path: Path, kind: str) -> None:
+    folder = write_blender(tmp_path, {"train": 42, "test": 1}, size=(4, 4))
+    # Of 40 views that differ the 10th is held out, and another.
+    spoil = {"copied frame": (1, 0), "same place": (0, 0), "nearly the same place": (1, 1)}[kind]
+
+    def repeat(content: dict[str, Any]) -> None:
+        for kept, copied in ((10, 11), (30, 3)):
+            matrix = [list(row) for row in content["frames"][kept]["transform_matrix"]]
+            if spoil[0]:
+                picture(kept, (4, 4)).save(folder / "train" / f"r_{copied}.png")
+            matrix[0][3] += 0.01 * spoil[1]
+            content["frames"][copied]["transform_matrix"] = matrix
+
+    edit(folder, "train", repeat)
+    scene = load_blender("nerf:here", folder)
+    assert len(scene.train) + len(scene.validation) == 42
+    assert {"r_10.png", "r_11.png"} < set(scene.validation.names)
+    for pair in ({"r_10.png", "r_11.png"}, {"r_30.png", "r_3.png"}):
+        assert pair <= set(scene.train.names) or pair <= set(scene.validation.names)
+    assert len(scene.validation) == 3
+
+
+def test_views_that_are_all_the_same_cannot_be_parted(tmp_path: Path) -> None:
+    folder = write_blender(tmp_path, {"train": 2, "test": 1})
+    edit(folder, "train", lambda content: content["frames"].__setitem__(1, content["frames"][0]))
+    with pytest.raises(SceneError, match="2 views for training, all of them copies of one"):
+        load_blender("nerf:here", folder)
+
+
+def test_a_pose_of_three_rows_is_taken(tmp_path: Path) -> None:
+    folder = write_blender(tmp_path, COUNTS)
+    whole = load_blender("nerf:here", folder).train.poses
+    edit(folder, "train", lambda content: [frame["transform_matrix"].pop() for frame in content["frames"]])
+    assert torch.equal(load_blender("nerf:here", folder).train.poses, whole)
+    edit(folder, "train", lambda content: content["frames"][1]["transform_matrix"].pop())
+    with pytest.raises(CorruptFileError, match=r"frame 1 of .*transforms_train\.json is not 4x4 or 3x4 numbers"):
+        load_blender("nerf:here", folder)
+
+
 def test_at_most_five_validation_views_are_taken(tmp_path: Path) -> None:
     scene = load_blender("nerf:here", write_blender(tmp_path, {"train": 1, "val": 12, "test": 1}, size=(2, 2)))
     assert scene.validation.names == ("r_1.png", "r_3.png", "r_6.png", "r_8.png", "r_10.png")
@@ -136,11 +176,11 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[LabError], str]] = {
     ),
     "half a pose": (
         lambda f: edit(f, "train", lambda c: c["frames"][1].update(transform_matrix=[[1, 2, 3, 4], [1, 2, 3, 4]])),
-        CorruptFileError, "frame 1 of .* is not 4x4 numbers",
+        CorruptFileError, "frame 1 of .* is not 4x4 or 3x4 numbers",
     ),
     "a pose of words": (
         lambda f: edit(f, "train", lambda c: c["frames"][1].update(transform_matrix="here")),
-        CorruptFileError, "frame 1 of .* is not 4x4 numbers",
+        CorruptFileError, "frame 1 of .* is not 4x4 or 3x4 numbers",
     ),
     "a transposed pose": (lambda f: edit(f, "train", _transpose), SceneError, "transposed"),
     "a pose that is not finite": (

@@ -10,6 +10,7 @@ from PIL import Image
 
 from feedalign_lab.errors import MissingDataError, SettingError, UnknownNameError
 from feedalign_lab.learner import LearnerSpec
+from feedalign_lab.scenes.film import CAPTION_HEIGHT
 from feedalign_lab.scenes.networks import Network
 from feedalign_lab.scenes.scene import Scene
 from feedalign_lab.scenes.task import SceneTask, load
@@ -31,7 +32,17 @@ def test_a_task_shows_its_rules_side_by_side(made_scene: MakeScene, tmp_path: Pa
     ((name, write),) = task.results()
     write(tmp_path / name)
     with Image.open(tmp_path / name) as views:
-        assert views.size == (3 * 8 + 2 * 4, 6)
+        # Of 8 x 6 pixels, each drawn as 30 x 30; what each shows stands above.
+        assert views.size == (3 * 8 * 30 + 2 * 4, 6 * 30 + CAPTION_HEIGHT)
+
+
+def test_test_views_that_are_trained_on_are_told_of(made_scene: MakeScene) -> None:
+    scene = made_scene()
+    (of_validation, of_test) = task_of(scene).remarks()
+    assert of_test == "2 of 2 test views are copies of training views (r_0.png, r_1.png): their score tells little"
+    assert of_validation.startswith("2 of 2 validation views are copies of training views")
+    apart = replace(scene, train=scene.train.chosen([2, 3]))
+    assert task_of(apart).remarks() == []
 
 
 def test_what_is_known_of_a_task(made_scene: MakeScene) -> None:

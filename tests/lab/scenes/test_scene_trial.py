@@ -1,5 +1,6 @@
 """Training on a scene: same numbers, a loss that falls, scores, pictures, and what goes wrong."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from feedalign_lab.choices import rule_names
 from feedalign_lab.errors import DivergedError
 from feedalign_lab.scenes.batches import draw_batch, pixels_of
+from feedalign_lab.scenes.film import CAPTION_HEIGHT, write_side_by_side
 from feedalign_lab.scenes.networks import Network
 from feedalign_lab.scenes.quality import psnr, ssim
 from feedalign_lab.scenes.rays import rays_of_view
@@ -247,12 +249,36 @@ def test_what_a_trial_leaves_behind(made_scene: MakeScene, tmp_path: Path) -> No
         write(tmp_path / name)
     with Image.open(tmp_path / "view.png") as view:
         pixels = np.asarray(view)
-    assert pixels.shape == (8, 2 * 12 + 4, 3)
-    assert (pixels[:, :12] == trial.scene.test.pixels[0].numpy()).all()
-    assert (pixels[:, 12:16] == 255).all()
+    # Each pixel is drawn as 20 x 20, below captions.
+    assert pixels.shape == (8 * 20 + CAPTION_HEIGHT, 2 * 12 * 20 + 4, 3)
+    captions, below = pixels[:CAPTION_HEIGHT], pixels[CAPTION_HEIGHT:]
+    assert (below[10::20, 10:240:20] == trial.scene.test.pixels[0].numpy()).all()
+    assert (below[:, 240:244] == 255).all()
+    assert all((part < 128).any() for part in (captions[:, :240], captions[:, 244:]))
     with Image.open(tmp_path / "turn.gif") as film:
         assert (film.size, film.n_frames) == ((12, 8), 40)
     assert told[-1] == ("rendering a film", 1.0)
+
+
+def test_captions_name_the_view_the_rule_and_its_psnr(
+    made_scene: MakeScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[list[str]] = []
+    monkeypatch.setattr("feedalign_lab.scenes.trial.write_side_by_side", lambda path, panels: told.append([*panels]))
+    trial = trial_of(made_scene())
+    dict(trial.results())["view.png"](tmp_path / "view.png")
+    picture = trial.renderer.picture(trial.scene.camera, trial.scene.test.poses[0], is_forward=False)
+    error = (picture - trial.scene.test.pixels[0] / 255).square().mean()
+    assert told == [["truth: r_0.png", f"dfa: {-10 * math.log10(float(error)):.2f} dB"]]
+
+
+def test_large_pictures_stay_as_they_are_and_long_captions_are_cut(tmp_path: Path) -> None:
+    picture = torch.zeros(10, 300, 3)
+    write_side_by_side(tmp_path / "view.png", {"a" * 500: picture, "größer": picture})
+    with Image.open(tmp_path / "view.png") as view:
+        pixels = np.asarray(view)
+    assert pixels.shape == (10 + CAPTION_HEIGHT, 604, 3)
+    assert (pixels[:, 300:304] == 255).all()
 
 
 def test_a_film_is_small(made_scene: MakeScene, tmp_path: Path) -> None:

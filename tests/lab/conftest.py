@@ -1,0 +1,26 @@
+"""What the tests of the lab's engine share."""
+
+from typing import Any
+
+import pytest
+import torch
+from toy_task import ToyDomain, ToyTask
+
+from feedalign_lab import comparison, domains
+from feedalign_lab.cost import CostRecord
+
+
+@pytest.fixture
+def task(monkeypatch: pytest.MonkeyPatch) -> ToyTask:
+    """The task behind the data `toys`; its steps are taken, not timed."""
+    made = ToyTask()
+
+    def measure(steps: dict[str, Any], baseline: str, device: torch.device) -> tuple[CostRecord, ...]:
+        for step in steps.values():
+            step()
+        return tuple(CostRecord(rule, 0.001, 1.0, 1000, 1.0) for rule in steps)
+
+    honest = domains.all_domains
+    monkeypatch.setattr(comparison, "measure_cost", measure)
+    monkeypatch.setattr(domains, "all_domains", lambda: (*honest(), ToyDomain(made)))
+    return made
