@@ -184,9 +184,8 @@ TABLE_A4 = Table(
         _CORA,
         "Rates are those of DFA, as in the public code.",
         _FOLDS,
-        "Over our seeds the spread is 2 to 4 points in most cells, so that the one that is printed may lie as far off "
-        "as that of GraphConv on CiteSeer does.",
-        "GATConv on Cora is better than printed: the paper does not say what it dropped there, ours drops what it drops "
-        "under DFA.",
+        "Over our seeds the spread is 2 to 4 points in most cells, so that the single one that is printed may lie as "
+        "far off as that of GraphConv on CiteSeer does; GATConv on Cora is better than printed, and the paper does not "
+        "say what it dropped there.",
     ),
 )
