@@ -9,7 +9,7 @@ from feedalign_lab.papers.cells import Paper
 from feedalign_lab.papers.figures import read_drawing
 from feedalign_lab.papers.forms import as_markdown_rows
 from feedalign_lab.papers.printed import citation
-from feedalign_lab.papers.rows import WORDS, TableRows, Totals, joined, read_rows
+from feedalign_lab.papers.rows import WHOLE, WORDS, TableRows, Totals, joined, read_rows
 from feedalign_lab.papers.store import TrialStore
 from tables import table
 
@@ -36,7 +36,7 @@ def _summary(folder: Path) -> str:
     """A line for each table that has trials on file, and a sentence for all."""
     found = [one for paper in all_papers() for one in _read(paper, folder)]
     recorded = [one for one in found if one.totals.num_recorded]
-    head = ("paper", "table", "what it shows", "cells", "full protocol", *WORDS)
+    head = ("paper", "table", "what it shows", "cells", "whole protocol", *WORDS)
     lines = [
         (one.paper.name, f"`{one.table.name}`", one.table.title, *map(str, _counts(one.totals))) for one in recorded
     ]
@@ -55,10 +55,14 @@ def _sentence(found: list[TableRows], recorded: list[TableRows]) -> str:
     if not recorded:
         return f"None of the {totals.num_cells} cells has trials on file."
     said = f"Trials are on file for {totals.num_recorded} of {totals.num_cells} cells, for {totals.num_whole} by the "
-    said += "paper's full protocol."
+    said += "whole protocol (the paper's, or ours where it names no epochs or trials)."
     if totals.num_whole:
         share = 100 * totals.num_good / totals.num_whole
         said += f" Of these {totals.num_whole}, {totals.num_good} ({share:.0f} %) are reproduced or better."
+        best = sum(
+            row.cell.protocol.reading == "best" and row.verdict.word in WHOLE for one in recorded for row in one.rows
+        )
+        said += f" {best} of them are read at each trial's best epoch on the test part." if best else ""
     others = [f"{one.paper.name} `{one.table.name}`" for one in found if not one.totals.num_recorded]
     return said + (f" Not a cell has been run of {', '.join(others)}." if others else "")
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from rich.console import Console
 
 from feedalign_lab.cli_machine import cpu_threads, device_named
-from feedalign_lab.errors import UnknownNameError
+from feedalign_lab.errors import OutputFolderError, SettingError, UnknownNameError
 from feedalign_lab.papers.catalogue import all_papers, paper_named
-from feedalign_lab.papers.cells import Paper
+from feedalign_lab.papers.cells import Paper, Table
 from feedalign_lab.papers.figures import figure_named, figures_of
 from feedalign_lab.papers.launch import Workers, launch, say
 from feedalign_lab.papers.options import (
+    RECORDS,
     ListOptions,
     PapersOptions,
     ReportOptions,
@@ -44,19 +45,35 @@ def run_papers(options: PapersOptions) -> int:
         case ListOptions() as job:
             papers = all_papers()
             figures = [figure for paper in papers for figure in figures_of(paper.name)]
-            print_list(papers, TrialStore(job.records), console, as_json=job.json, figures=figures)
+            print_list(papers, _store(job.records), console, as_json=job.json, figures=figures)
         case ShowOptions() as job:
             paper = paper_named(job.paper)
-            print_show(paper, paper.table(job.table), console, job.cells)
+            print_show(paper, _table(paper, job.table), console, job.cells)
         case RunOptions() as job:
             return _run(job)
         case TableOptions() as job:
             paper = paper_named(job.paper)
-            print_table(paper, paper.table(job.table), TrialStore(job.records), console, job.cells, form=job.format)
+            print_table(paper, _table(paper, job.table), _store(job.records), console, job.cells, form=job.format)
         case ReportOptions() as job:
-            path = write_report(all_papers(), TrialStore(job.records), job.out)
+            path = write_report(all_papers(), _store(job.records), job.out)
             print(f"wrote {path}")
     return _EXIT_OK
+
+
+def _store(folder: Path) -> TrialStore:
+    """The records of a folder that was named, which has to be there; the one that is not named may not be yet."""
+    if folder != RECORDS and not folder.is_dir():
+        raise OutputFolderError(f"There is no folder {folder} to read records from: name another with --records.")
+    return TrialStore(folder)
+
+
+def _table(paper: Paper, name: str) -> Table:
+    """The table of a name; of a figure, what can be done with that."""
+    if name in {figure.name for figure in figures_of(paper.name)}:
+        raise SettingError(
+            f"{name} of {paper.name} is a figure and has no cells: `feedalign papers run {paper.name} {name}` draws it."
+        )
+    return paper.table(name)
 
 
 def _run(job: RunOptions) -> int:
@@ -64,6 +81,7 @@ def _run(job: RunOptions) -> int:
     paper = paper_named(job.paper)
     figures = {figure.name: figure for figure in figures_of(paper.name)}
     if job.what in figures:
+        _refuse_for_figure(job)
         return _run_figure(paper, job)
     names = [table.name for table in paper.tables]
     if job.what not in names:
@@ -116,6 +134,17 @@ def _by_reason(reasons: Mapping[str, str]) -> dict[str, str]:
     for cell, reason in reasons.items():
         cells.setdefault(reason, []).append(cell)
     return {reason: ", ".join(names) for reason, names in cells.items()}
+
+
+def _refuse_for_figure(job: RunOptions) -> None:
+    """Refuse what says something of tables alone."""
+    given = {
+        "--cells": bool(job.cells),
+        "--jobs": job.jobs != 1,
+        "--launcher": job.launcher != "local",
+    }
+    if meaningless := [option for option, is_given in given.items() if is_given]:
+        raise SettingError(f"{job.what} is a figure, for which {', '.join(meaningless)} means nothing: leave it out.")
 
 
 def _run_figure(paper: Paper, job: RunOptions) -> int:

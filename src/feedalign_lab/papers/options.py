@@ -33,9 +33,10 @@ Examples:
 """
 RUN = """Train the cells of a table, or what a figure shows, as far as they are not on file yet.
 
-Without --epochs and --trials the paper's own numbers are taken. What is trained with fewer is on file beside it, and
-is labelled so wherever it is shown. Several processes can run the same table at once, on one machine or on many that
-share the folder of the records: none trains what another one has begun.
+Without --epochs and --trials the protocol's numbers are taken: the paper's, or ours where it names none (`show` tells).
+What is trained with fewer is on file beside it, and is labelled so wherever it is shown. Several processes can run the
+same table at once, on one machine or on many that share the folder of the records: none trains what another one has
+begun. A trial is on file once it is done; of trials that are trained at once (--stacked), all are under way together.
 
 Examples:
   feedalign papers run dfa-scales table3 --cells 'cora/*'
@@ -93,9 +94,9 @@ class RunOptions:
         Annotated[str, arg(metavar="TABLE|FIGURE", help="Table or figure, as `feedalign papers list` names it.")]
     ]
     cells: Annotated[tuple[str, ...], arg(metavar="PATTERN ...", help=_CELLS_HELP)] = ()
-    trials: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the paper's)")] = None
+    trials: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the protocol's)")] = None
     """Runs of each cell."""
-    epochs: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the paper's)")] = None
+    epochs: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the protocol's)")] = None
     """Passes over the training data."""
     records: Annotated[Path, arg(metavar="DIR", help=_RECORDS_HELP)] = RECORDS
     out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: beside the records)")] = None

@@ -71,6 +71,8 @@ class Row:
         if verdict.num_foreign:
             records = "record was" if verdict.num_foreign == 1 else "records were"
             said.append(f"{verdict.num_foreign} {records} made under another configuration and left out")
+        if cell.protocol.reading == "best" and self.trials:
+            said.append("each trial at its best epoch on the test part")
         if cell.elsewhere:
             said.append(cell.elsewhere)
         if cell.needs and not self.trials:
@@ -100,7 +102,7 @@ class Totals:
 
     @property
     def num_whole(self) -> int:
-        """Those with the whole protocol of the paper on file."""
+        """Those with a whole protocol on file."""
         return sum(self.counts[word] for word in WHOLE)
 
     @property

@@ -58,6 +58,15 @@ class Request:
             raise SettingError(f"The number of trials in lock-step must be at least 1, not {self.stacked}.")
         for cell in self.runnable():
             self.plan(cell)
+            for what, asked, most in (
+                ("epochs", self.epochs, cell.protocol.epochs),
+                ("trials", self.trials, cell.protocol.trials),
+            ):
+                if asked is not None and asked > most:
+                    raise SettingError(
+                        f"{cell.name} has {most} {what} by its protocol, and what is beyond would not count: give at "
+                        f"most {most}, not {asked}."
+                    )
 
     @property
     def store(self) -> TrialStore:
@@ -153,6 +162,10 @@ def run_cells(request: Request, watch: Watch, tell: Tell = silent, on_record: On
         except LabError as error:
             # Data or a package that is not at hand, mostly: the other cells go on.
             outcome.lacking[cell.name] = str(error)
+    if outcome.num_elsewhere:
+        # Some of it may be on file by now.
+        left = (len(request.missing(cell)) for cell in request.runnable() if cell.name not in outcome.lacking)
+        outcome.num_elsewhere = min(outcome.num_elsewhere, sum(left))
     return outcome
 
 

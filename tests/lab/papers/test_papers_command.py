@@ -56,6 +56,7 @@ def test_a_run_puts_trials_on_file_and_labels_them_as_reduced(call: Call, tmp_pa
     assert f"{CELL}, trial 2: error" in out
     assert "2 trials put on file" in out
     assert "1 of 500 epochs, 2 of 5 trials" in out
+    assert "each trial at its best epoch on the test part" in out
     assert len(path.read_text().splitlines()) == 2
     assert "0 trials put on file" in run_cell(call)[1]
     assert len(path.read_text().splitlines()) == 2
@@ -104,6 +105,15 @@ def test_the_report_is_one_page(call: Call, tmp_path: Path) -> None:
         (("run", "rnn-dfa", "table1", "--cells", CELL, "--launcher", "slrum"), "Did you mean slurm"),
         (("run", "rnn-dfa", "table1", "--cells", CELL, "--device", "cuda:99"), "cannot be used here"),
         (("table", "drtp", "table1", "--format", "html"), "There is no"),
+        (("run", "rnn-dfa", "table1", "--cells", CELL, "--epochs", "501"), "give at most 500, not 501"),
+        (("run", "rnn-dfa", "table1", "--cells", CELL, "--trials", "6"), "give at most 5, not 6"),
+        (("table", "drtp", "table1", "--records", "nowhere"), "no folder nowhere"),
+        (("list", "--records", "nowhere"), "no folder nowhere"),
+        (("report", "--records", "nowhere"), "no folder nowhere"),
+        (("show", "fdfa", "fig5"), "feedalign papers run fdfa fig5"),
+        (("table", "fdfa", "fig5"), "is a figure"),
+        (("run", "drtp", "theorem", "--cells", "x"), "--cells means nothing"),
+        (("run", "drtp", "theorem", "--jobs", "2"), "--jobs means nothing"),
     ],
 )
 def test_wrong_arguments_are_one_line_and_leave_nothing(

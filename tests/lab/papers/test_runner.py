@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_papers import cell, reading
+from made_papers import cell, reading, record
 
 from feedalign_lab.errors import OutputFolderError
 from feedalign_lab.learner import LearnerSpec
@@ -110,6 +110,23 @@ def test_what_another_process_has_begun_is_passed_over(request_of: Callable[...,
         outcome = run_cells(request, Watcher())
     assert (outcome.num_done, outcome.num_elsewhere) == (1, 1)
     assert on_file(request) == [("fc1-8/dfa", 1)]
+
+
+def test_what_another_process_finishes_meanwhile_is_not_told_as_under_way(
+    request_of: Callable[..., Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = configuration_hash(cell().configuration())
+    request = request_of(cell(), cell("fc1-8/fa", rule="fa"), trials=1)
+
+    class Finisher(Watcher):
+        def __call__(self, rule: str, trial: int, epochs: int) -> OnEpoch:
+            # While this process trains the second cell, the other one ends with the first.
+            TrialStore(request.folder).append(record(cell()))
+            return super().__call__(rule, trial, epochs)
+
+    with TrialStore(request.folder).claim("made", "table1", key, [0]):
+        outcome = run_cells(request, Finisher())
+    assert (outcome.num_done, outcome.num_elsewhere) == (1, 0)
 
 
 def test_what_another_process_has_just_finished_is_not_trained_again(
