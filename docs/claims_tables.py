@@ -1,7 +1,7 @@
 """The claims of the five papers: what stands in claims.toml, checked, and as tables.
 
-Each claim has a verdict and what bears it out. Numbers are never typed: a claim names a record and what is to hold in
-it, and the page shows the record's numbers.
+Each claim has a verdict and what bears it out. Numbers are never typed: a claim names a record, or what `feedalign
+papers run` left on file of a figure or of cells, and what is to hold in it, and the page shows the numbers found there.
 """
 
 from __future__ import annotations
@@ -11,10 +11,17 @@ import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from feedalign_lab.papers.catalogue import paper_named
+from feedalign_lab.papers.cells import better_of
+from feedalign_lab.papers.figures import read_drawing
+from feedalign_lab.papers.figures.drawing import Check, Drawing
+from feedalign_lab.papers.rows import WHOLE, Row, TableRows, read_rows
+from feedalign_lab.papers.store import TrialStore
 from tables import Record, counted, heading, read, table
 
 Verdict = Literal["shown", "not shown", "contradicted", "not testable here", "to run"]
@@ -32,6 +39,9 @@ SECTIONS: Mapping[str, range] = {
 
 _PAGES, _TESTS = "docs/", "tests/"
 _BREAK = "<br>"
+_PAPERS = "papers"
+_FULL = "full protocol"
+_IN_WORDS = {True: "holds", False: "does not hold", None: "cannot be told"}
 
 
 @dataclass(frozen=True)
@@ -136,6 +146,138 @@ class _Result:
         return f"{self.score['mean']:.{digits}f}{spread}{note}"
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """What a figure of a paper is to say.
+
+    Attributes:
+        paper: Name of the paper.
+        figure: Name of the figure.
+        check: The paper's claim on it, word by word as among its checks; empty where all that counts is that it is
+            drawn.
+        holds: Whether that is expected to hold.
+    """
+
+    paper: str
+    figure: str
+    check: str = ""
+    holds: bool = True
+
+    def found(self, records: Path) -> bool | None:
+        """Whether it holds there; None where the figure cannot tell.
+
+        Args:
+            records: The folder of the records.
+
+        Returns:
+            Whether it holds.
+
+        Raises:
+            ValueError: The figure has no such check.
+            CorruptFileError: There is no such figure on file.
+        """
+        drawing = self._drawing(records)
+        return self._checked(drawing).holds if self.check else True
+
+    def is_whole(self, records: Path) -> bool:
+        """Whether the figure was made by the paper's full protocol."""
+        return not self._drawing(records).label
+
+    def told(self, records: Path) -> str:
+        """What was measured, in words.
+
+        Args:
+            records: The folder of the records.
+
+        Returns:
+            One line of markdown.
+        """
+        drawing = self._drawing(records)
+        said = drawing.title
+        if self.check:
+            check = self._checked(drawing)
+            said = f"*{self.check}* {check.measured}: **{_IN_WORDS[check.holds]}**"
+        return f"[{self.paper} `{self.figure}`](papers.md#figures), {drawing.label or _FULL}: {said}"
+
+    def _drawing(self, records: Path) -> Drawing:
+        return read_drawing(records / _PAPERS / self.paper / f"{self.figure}.json")
+
+    def _checked(self, drawing: Drawing) -> Check:
+        for check in drawing.checks:
+            if check.claim == self.check:
+                return check
+        raise ValueError(f"Figure {self.figure} of {self.paper} has no check {self.check!r}.")
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What trials of cells are to say: an order, best first.
+
+    Attributes:
+        paper: Name of the paper.
+        cells: "TABLE CELL", each worse than the one before; all of one metric.
+        holds: Whether the trials on file are expected to say so.
+    """
+
+    paper: str
+    cells: tuple[str, ...]
+    holds: bool = True
+
+    def found(self, records: Path) -> bool:
+        """Whether they say so.
+
+        Args:
+            records: The folder of the records.
+
+        Returns:
+            Whether it holds.
+
+        Raises:
+            ValueError: There is no such cell, or no trial of it on file.
+        """
+        rows = [row for _, row in self._rows(records)]
+        sign = 1 if better_of(rows[0].cell.metric) == "higher" else -1
+        return all(sign * (one.verdict.mean - other.verdict.mean) > 0 for one, other in pairwise(rows))
+
+    def is_whole(self, records: Path) -> bool:
+        """Whether all were trained by the paper's full protocol."""
+        return all(row.verdict.word in WHOLE for _, row in self._rows(records))
+
+    def told(self, records: Path) -> str:
+        """The numbers, in words.
+
+        Args:
+            records: The folder of the records.
+
+        Returns:
+            One line of markdown.
+        """
+        rows = self._rows(records)
+        groups: dict[str, list[str]] = {}
+        for table_name, row in rows:
+            groups.setdefault(table_name, []).append(f"{row.cell.name} {row.ours}")
+        told = "; ".join(f"`{name}`: {', '.join(numbers)}" for name, numbers in groups.items())
+        labels = dict.fromkeys(row.verdict.label or _FULL for _, row in rows)
+        metric = rows[0][1].cell.metric
+        return f"[{self.paper}](papers.md#what-is-on-file), {'; '.join(labels)}: {told}; {metric}"
+
+    def _rows(self, records: Path) -> list[tuple[str, Row]]:
+        return [(table_name, self._row(records, table_name, name)) for table_name, name in map(str.split, self.cells)]
+
+    def _row(self, records: Path, table_name: str, name: str) -> Row:
+        for row in _table_on_file(records, self.paper, table_name).rows:
+            if row.cell.name == name and row.verdict.num_trials:
+                return row
+        raise ValueError(f"There is no trial on file of {self.paper} {table_name} {name}.")
+
+
+@cache
+def _table_on_file(records: Path, paper: str, name: str) -> TableRows:
+    """A table with what is on file for it: reading takes a moment, and claims share tables."""
+    found = paper_named(paper)
+    return read_rows(found, found.table(name), TrialStore(records / _PAPERS))
+
+
 def _page_of(record: str) -> str:
     """The first page that shows a record."""
     pages = sorted(Path(__file__).parent.glob("*.md"))
@@ -164,8 +306,11 @@ class Claim:
         papers: The papers that make it or need it, by the names of `feedalign papers`.
         text: What it says.
         verdict: One of `VERDICTS`.
-        evidence: What was looked at: `tests/....py::test_name`, `docs/PAGE.md#heading`, `docs/records/NAME.json`.
+        evidence: What was looked at: `tests/....py::test_name`, `docs/PAGE.md#heading`, `docs/records/NAME.json`,
+            `docs/records/papers/PAPER/FIGURE.json` or `TABLE.jsonl`.
         measured: What records are to say.
+        figures: What figures of the papers are to say.
+        rankings: What trials of cells of the papers' tables are to say.
         runs: What `feedalign papers run` would make for it: "drtp table1".
         note: What to know besides: what is missing, what was found instead.
     """
@@ -176,6 +321,8 @@ class Claim:
     verdict: Verdict
     evidence: tuple[str, ...] = ()
     measured: tuple[Order, ...] = ()
+    figures: tuple[Drawn, ...] = ()
+    rankings: tuple[Ranking, ...] = ()
     runs: tuple[str, ...] = ()
     note: str = ""
 
@@ -198,8 +345,10 @@ def load(path: Path) -> list[Claim]:
 
 def _claim(entry: dict[str, Any]) -> Claim:
     measured = tuple(Order(**{**order, "places": tuple(order["places"])}) for order in entry.pop("measured", ()))
-    lists = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
-    return Claim(**lists, measured=measured)
+    figures = tuple(Drawn(**one) for one in entry.pop("figures", ()))
+    rankings = tuple(Ranking(**{**one, "cells": tuple(one["cells"])}) for one in entry.pop("rankings", ()))
+    lists: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+    return Claim(**lists, measured=measured, figures=figures, rankings=rankings)
 
 
 def summary(claims: Sequence[Claim]) -> str:
@@ -245,7 +394,8 @@ def section(claims: Sequence[Claim], name: str, records: Path) -> str:
 
 def _where(claim: Claim, records: Path) -> str:
     lines = [claim.note] if claim.note else []
-    lines += [order.told(records) for order in claim.measured]
+    said: tuple[Order | Drawn | Ranking, ...] = (*claim.measured, *claim.figures, *claim.rankings)
+    lines += [one.told(records) for one in said]
     lines += _tests(claim.evidence)
     lines += [_link(item) for item in claim.evidence if not item.startswith(_TESTS)]
     lines += [f"`feedalign papers run {run}`" for run in claim.runs]
@@ -265,7 +415,7 @@ def _tests(evidence: Sequence[str]) -> list[str]:
 def _link(item: str) -> str:
     """A page, or a record, of the documentation."""
     page = item.removeprefix(_PAGES)
-    return f"`{item}`" if item.endswith(".json") else f"[{page}]({page})"
+    return f"`{item}`" if item.endswith((".json", ".jsonl")) else f"[{page}]({page})"
 
 
 def render(name: str, folder: Path, records: Path) -> str:

@@ -13,8 +13,12 @@ from typing import Any
 
 import pytest
 
-from feedalign_lab.papers.catalogue import all_papers
-from feedalign_lab.papers.figures import figures_of
+from feedalign_lab.errors import CorruptFileError
+from feedalign_lab.papers.catalogue import all_papers, paper_named
+from feedalign_lab.papers.figures import figures_of, read_drawing
+from feedalign_lab.papers.figures.drawing import Check, Drawing
+from feedalign_lab.papers.rows import WHOLE, read_rows
+from feedalign_lab.papers.store import Curve, TrialRecord, TrialStore
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -79,12 +83,14 @@ def test_verdicts_papers_and_what_each_verdict_needs(claims: list[Any], claims_t
         if claim.verdict == "shown":
             assert claim.evidence, claim
             assert any(item.startswith("tests/") for item in claim.evidence) or claim.measured, claim
+            assert all(one.is_whole(RECORDS) and one.holds for one in (*claim.figures, *claim.rankings)), claim
         elif claim.verdict == "to run":
             assert claim.runs, claim
         else:
             assert claim.note, claim
         if claim.verdict == "contradicted":
-            assert claim.measured, claim
+            against = [one for one in (*claim.figures, *claim.rankings) if one.is_whole(RECORDS) and not one.holds]
+            assert claim.measured or against, claim
 
 
 def test_all_evidence_exists(claims: list[Any]) -> None:
@@ -116,6 +122,40 @@ def test_records_say_what_the_claims_say_they_do(claims: list[Any]) -> None:
         if order.found(RECORDS) != order.holds or not (len(order.places) > 1 or order.below is not None)
     ]
     assert wrong == []
+
+
+def test_figures_and_trials_say_what_the_claims_say_they_do(claims: list[Any]) -> None:
+    wrong = [
+        (claim.number, one)
+        for claim in claims
+        for one in (*claim.figures, *claim.rankings)
+        if one.found(RECORDS) is not one.holds or one.paper not in claim.papers
+    ]
+    assert wrong == []
+    assert all(len(ranking.cells) > 1 for claim in claims for ranking in claim.rankings)
+
+
+def test_what_figures_and_trials_say_is_in_records_that_are_named(claims: list[Any]) -> None:
+    for claim in claims:
+        files = {f"{one.paper}/{one.figure}.json" for one in claim.figures}
+        files |= {f"{one.paper}/{cell.split()[0]}.jsonl" for one in claim.rankings for cell in one.cells}
+        assert {f"docs/records/papers/{file}" for file in files} <= set(claim.evidence), claim
+
+
+def test_what_is_still_to_run_is_not_all_on_file_by_the_full_protocol(claims: list[Any]) -> None:
+    for claim in claims:
+        if claim.verdict == "to run":
+            assert not all(is_on_file(*run.split()) for run in claim.runs), claim
+
+
+def is_on_file(paper: str, name: str) -> bool:
+    """Whether a table, as far as its data are at hand, or a figure was run by the full protocol."""
+    if name in {figure.name for figure in figures_of(paper)}:
+        path = RECORDS / "papers" / paper / f"{name}.json"
+        return path.is_file() and not read_drawing(path).label
+    found = paper_named(paper)
+    rows = read_rows(found, found.table(name), TrialStore(RECORDS / "papers")).rows
+    return all(row.verdict.word in WHOLE for row in rows if not (row.cell.needs or row.cell.elsewhere))
 
 
 def test_runs_are_tables_and_figures_that_there_are(claims: list[Any]) -> None:
@@ -187,6 +227,59 @@ def test_angles_are_compared_layer_by_layer(claims_tables: ModuleType, tmp_path:
     assert not claims_tables.Order("digits", places("dfa"), of="angle", below=59).found(tmp_path)
     with pytest.raises(ValueError, match="no drtp on digits and fc2-20"):
         claims_tables.Order("digits", places("drtp"), of="angle", below=59).found(tmp_path)
+
+
+@pytest.mark.parametrize(("holds", "word"), [(True, "holds"), (False, "does not hold"), (None, "cannot be told")])
+@pytest.mark.parametrize("label", ["", "1 of 5 epochs"])
+def test_a_figure_says_whether_a_check_holds_and_by_which_protocol(
+    claims_tables: ModuleType, tmp_path: Path, holds: bool | None, word: str, label: str
+) -> None:
+    drawing = Drawing("drtp", "fig2", "Losses", "", label, (), (Check("It works.", "2 of 3 do", holds),))
+    path = tmp_path / "papers" / "drtp" / "fig2.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(drawing.to_json())
+    drawn = claims_tables.Drawn("drtp", "fig2", "It works.")
+    assert drawn.found(tmp_path) is holds
+    assert drawn.is_whole(tmp_path) is (not label)
+    extent = label or "full protocol"
+    assert drawn.told(tmp_path) == f"[drtp `fig2`](papers.md#figures), {extent}: *It works.* 2 of 3 do: **{word}**"
+    bare = claims_tables.Drawn("drtp", "fig2")
+    assert bare.found(tmp_path)
+    assert bare.told(tmp_path).endswith(": Losses")
+    with pytest.raises(ValueError, match="fig2 of drtp has no check 'It rains'"):
+        claims_tables.Drawn("drtp", "fig2", "It rains").found(tmp_path)
+    with pytest.raises(CorruptFileError):
+        claims_tables.Drawn("drtp", "fig3").found(tmp_path)
+
+
+def put_on_file(records: Path, name: str, errors: list[float], epochs: int | None = None) -> None:
+    """Trials of a cell of fdfa b6, one for each error, with as many epochs as its protocol has or fewer."""
+    cell = next(cell for cell in paper_named("fdfa").table("b6").cells if cell.name == name)
+    length = epochs or cell.protocol.epochs
+    for trial, error in enumerate(errors):
+        curve = Curve(train_loss=(1.0,) * length, test=(error,) * length, seconds=(1.0,) * length)
+        configuration = cell.configuration(length)
+        TrialStore(records / "papers").append(
+            TrialRecord("fdfa", "b6", name, configuration, trial, "finished", "", "error", curve, {})
+        )
+
+
+def test_cells_are_ranked_by_the_trials_on_file(claims_tables: ModuleType, tmp_path: Path) -> None:
+    put_on_file(tmp_path, "mnist/mlp1-800/dfa", [4.0] * 10)
+    put_on_file(tmp_path, "mnist/mlp1-800/dkp", [2.0, 4.0] * 5)
+    put_on_file(tmp_path, "mnist/mlp1-800/fdfa", [1.0, 2.0], epochs=3)
+    dfa, dkp, fdfa, fa = (f"b6 mnist/mlp1-800/{rule}" for rule in ("dfa", "dkp", "fdfa", "fg-a"))
+    assert claims_tables.Ranking("fdfa", (fdfa, dkp, dfa)).found(tmp_path)
+    assert not claims_tables.Ranking("fdfa", (dfa, dkp)).found(tmp_path)
+    assert not claims_tables.Ranking("fdfa", (dfa, dfa)).found(tmp_path)
+    assert claims_tables.Ranking("fdfa", (dkp, dfa)).is_whole(tmp_path)
+    assert not claims_tables.Ranking("fdfa", (fdfa, dfa)).is_whole(tmp_path)
+    assert claims_tables.Ranking("fdfa", (fdfa, dfa)).told(tmp_path) == (
+        "[fdfa](papers.md#what-is-on-file), 3 of 100 epochs, 2 of 10 trials; full protocol: "
+        "`b6`: mnist/mlp1-800/fdfa 98.50 ± 0.71, mnist/mlp1-800/dfa 96.00 ± 0.00; accuracy"
+    )
+    with pytest.raises(ValueError, match="no trial on file of fdfa b6 mnist/mlp1-800/fg-a"):
+        claims_tables.Ranking("fdfa", (dfa, fa)).found(tmp_path)
 
 
 def test_tests_of_one_file_stand_together_in_words(claims_tables: ModuleType, tmp_path: Path) -> None:
