@@ -40,7 +40,7 @@ SECTIONS: Mapping[str, range] = {
 _PAGES, _TESTS = "docs/", "tests/"
 _BREAK = "<br>"
 _PAPERS = "papers"
-_FULL = "full protocol"
+_FULL = "whole protocol"
 _IN_WORDS = {True: "holds", False: "does not hold", None: "cannot be told"}
 
 
@@ -180,7 +180,7 @@ class Drawn:
         return self._checked(drawing).holds if self.check else True
 
     def is_whole(self, records: Path) -> bool:
-        """Whether the figure was made by the paper's full protocol."""
+        """Whether the figure was made by the whole protocol."""
         return not self._drawing(records).label
 
     def told(self, records: Path) -> str:
@@ -240,7 +240,7 @@ class Ranking:
         return all(sign * (one.verdict.mean - other.verdict.mean) > 0 for one, other in pairwise(rows))
 
     def is_whole(self, records: Path) -> bool:
-        """Whether all were trained by the paper's full protocol."""
+        """Whether all were trained by the whole protocol."""
         return all(row.verdict.word in WHOLE for _, row in self._rows(records))
 
     def told(self, records: Path) -> str:

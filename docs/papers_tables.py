@@ -79,16 +79,19 @@ def _tables(paper: Paper, folder: Path) -> str:
 
 
 def _figures(folder: Path) -> str:
-    """What was measured of the papers' claims on the figures that are on file."""
+    """What was measured of the statements on the figures that are on file."""
     lines = []
     for paper in all_papers():
         for path in sorted((folder / paper.name).glob("*.json")):
             drawing = read_drawing(path)
-            label = drawing.label or "full protocol"
+            label = drawing.label or "whole protocol"
             for check in drawing.checks:
-                holds = _HOLDS[check.holds]
-                lines.append((paper.name, f"`{drawing.figure}`", check.claim, check.measured, label, holds))
-    head = ("paper", "figure", "claim", "measured", "run", "holds")
+                so_far = "" if check.holds is None else drawing.so_far
+                holds = f"{_HOLDS[check.holds]}{so_far}"
+                lines.append(
+                    (paper.name, f"`{drawing.figure}`", check.claim, check.source, check.measured, label, holds)
+                )
+    head = ("paper", "figure", "statement", "whose", "measured", "run", "holds")
     return table(head, lines) if lines else "*Not recorded yet.*"
 
 

@@ -149,7 +149,7 @@ def test_what_is_still_to_run_is_not_all_on_file_by_the_full_protocol(claims: li
 
 
 def is_on_file(paper: str, name: str) -> bool:
-    """Whether a table, as far as its data are at hand, or a figure was run by the full protocol."""
+    """Whether a table, as far as its data are at hand, or a figure was run by the whole protocol."""
     if name in {figure.name for figure in figures_of(paper)}:
         path = RECORDS / "papers" / paper / f"{name}.json"
         return path.is_file() and not read_drawing(path).label
@@ -241,7 +241,7 @@ def test_a_figure_says_whether_a_check_holds_and_by_which_protocol(
     drawn = claims_tables.Drawn("drtp", "fig2", "It works.")
     assert drawn.found(tmp_path) is holds
     assert drawn.is_whole(tmp_path) is (not label)
-    extent = label or "full protocol"
+    extent = label or "whole protocol"
     assert drawn.told(tmp_path) == f"[drtp `fig2`](papers.md#figures), {extent}: *It works.* 2 of 3 do: **{word}**"
     bare = claims_tables.Drawn("drtp", "fig2")
     assert bare.found(tmp_path)
@@ -275,7 +275,7 @@ def test_cells_are_ranked_by_the_trials_on_file(claims_tables: ModuleType, tmp_p
     assert claims_tables.Ranking("fdfa", (dkp, dfa)).is_whole(tmp_path)
     assert not claims_tables.Ranking("fdfa", (fdfa, dfa)).is_whole(tmp_path)
     assert claims_tables.Ranking("fdfa", (fdfa, dfa)).told(tmp_path) == (
-        "[fdfa](papers.md#what-is-on-file), 3 of 100 epochs, 2 of 10 trials; full protocol: "
+        "[fdfa](papers.md#what-is-on-file), 3 of 100 epochs, 2 of 10 trials; whole protocol: "
         "`b6`: mnist/mlp1-800/fdfa 98.50 ± 0.71, mnist/mlp1-800/dfa 96.00 ± 0.00; accuracy"
     )
     with pytest.raises(ValueError, match="no trial on file of fdfa b6 mnist/mlp1-800/fg-a"):

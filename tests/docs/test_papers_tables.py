@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -89,11 +90,16 @@ def test_a_paper_that_does_not_exist_is_refused(papers_tables: ModuleType, tmp_p
 
 
 def test_claims_on_figures_are_listed(papers_tables: ModuleType, tmp_path: Path) -> None:
-    drawing = Drawing("fdfa", "fig6", "A title", "", "1 of 5 trials", (), (Check("It falls.", "-1 | -2", False),))
+    checks = (Check("It falls.", "-1 | -2", False), Check("It rises.", "1", None, source="ours"))
+    drawing = Drawing("fdfa", "fig6", "A title", "", "1 of 5 trials", (), checks)
     (tmp_path / "fdfa").mkdir()
     (tmp_path / "fdfa" / "fig6.json").write_text(drawing.to_json())
     text = papers_tables.render("figures", tmp_path)
-    assert "| fdfa | `fig6` | It falls. | -1 \\| -2 | 1 of 5 trials | no |" in text
+    assert "| fdfa | `fig6` | It falls. | paper | -1 \\| -2 | 1 of 5 trials | no so far |" in text
+    assert "| fdfa | `fig6` | It rises. | ours | 1 | 1 of 5 trials | cannot be told |" in text
+    (tmp_path / "fdfa" / "fig6.json").write_text(replace(drawing, label="").to_json())
+    text = papers_tables.render("figures", tmp_path)
+    assert "| fdfa | `fig6` | It falls. | paper | -1 \\| -2 | whole protocol | no |" in text
 
 
 def test_a_changed_record_changes_the_page(page: ModuleType, tmp_path: Path) -> None:

@@ -73,7 +73,10 @@ def print_list(
     """
     shown = [read_rows(paper, table, store) for paper in papers for table in paper.tables]
     if as_json:
-        listed = [{"paper": one.paper, "figure": one.name, "title": one.title} for one in figures]
+        listed = [
+            {"paper": one.paper, "figure": one.name, "title": one.title, "on_file": _is_on_file(one, store)}
+            for one in figures
+        ]
         _print_plainly(to_json({"tables": [_overview(found) for found in shown], "figures": listed}), console)
         return
     overview = TextTable("paper", "table", "what it shows", *_right("cells", *WORDS))
@@ -85,11 +88,16 @@ def print_list(
                 overview.add_row(*map(_text, names), *counts)
         overview.add_section()
     problems = [problem for found in shown for problem in found.problems]
-    of_figures = TextTable("paper", "figure", "what it shows")
+    of_figures = TextTable("paper", "figure", "what it shows", "on file")
     for one in figures:
-        of_figures.add_row(*map(_text, (one.paper, one.name, one.title)))
+        of_figures.add_row(*map(_text, (one.paper, one.name, one.title, "yes" if _is_on_file(one, store) else "")))
     sentence = joined(found.totals for found in shown).sentence
     _print(console, overview, sentence, *([of_figures] if figures else []), *_left_out(problems))
+
+
+def _is_on_file(figure: Titled, store: TrialStore) -> bool:
+    """Whether the data of a figure lie beside the records."""
+    return (store.folder / figure.paper / f"{figure.name}.json").is_file()
 
 
 def print_show(paper: Paper, table: Table | None, console: Console, patterns: Sequence[str] = ()) -> None:

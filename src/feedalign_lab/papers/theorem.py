@@ -12,6 +12,9 @@ passes layers k+1 to K, exists from t = K on.
 Differs from the paper: there the statement is made for t > 0 and for directions within 90 degrees. At t = 1 ... K-1
 backprop's signal is zero; afterwards the two are exactly parallel. The sign is that of Algorithm 1, which the library
 has; the Supplementary Note's is `B -> -B`.
+
+The error is computed without cancellation: `softmax - 1` of the example's class has no digits left once the prediction
+rounds to one, and backprop's signal would then be of rounding.
 """
 
 import math
@@ -34,6 +37,7 @@ from feedalign_lab.plots import as_png, line_style
 from feedalign_lab.seeding import generator
 
 _ANGLE_OF_ROUNDING = 1e-6
+_STRAIGHT = 100.0
 _PANEL_WIDTH, _PANEL_HEIGHT = 4.2, 3.0
 
 
@@ -168,10 +172,22 @@ def _signals(model: nn.Sequential, points: Sequence[str], example: Tensor, label
 
     hooks = [keep(name) for name in points]
     model.zero_grad()
-    F.cross_entropy(model(example), label).backward()
+    _cross_entropy(model(example), label).backward()
     for hook in hooks:
         hook.remove()
     return [arrived[name] for name in points]
+
+
+def _cross_entropy(output: Tensor, label: Tensor) -> Tensor:
+    """Softmax cross-entropy of one example, whose derivative is exact however sure the prediction is.
+
+    With u the log-sum-exp of the other outputs minus the label's, the loss is log(1 + e^u), and the derivative by the
+    label's output is -sigmoid(u), where that of `F.cross_entropy` is p - 1.
+    """
+    is_label = F.one_hot(label, output.shape[1]).bool()
+    others = output.masked_fill(is_label, -math.inf).logsumexp(dim=1)
+    # Beyond its threshold softplus is a straight line, which it is by then to the last digit.
+    return F.softplus(others - output[is_label], threshold=_STRAIGHT).mean()
 
 
 def theorem(cases: Sequence[OneExample] = CASES) -> dict[str, Any]:

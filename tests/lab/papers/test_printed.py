@@ -147,7 +147,13 @@ def test_figures_are_listed_too(tmp_path: Path) -> None:
     assert "fig2" in text_of(to)
     assert "A figure" in text_of(to)
     print_list([paper(cell())], TrialStore(tmp_path), to := console(), figures=figures, as_json=True)
-    assert json.loads(text_of(to))["figures"] == [{"paper": "made", "figure": "fig2", "title": "A figure"}]
+    assert json.loads(text_of(to))["figures"] == [
+        {"paper": "made", "figure": "fig2", "title": "A figure", "on_file": False}
+    ]
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "fig2.json").write_text("{}")
+    print_list([paper(cell())], TrialStore(tmp_path), to := console(), figures=figures, as_json=True)
+    assert json.loads(text_of(to))["figures"][0]["on_file"]
 
 
 def test_a_table_is_shown_with_how_it_is_trained() -> None:

@@ -3,11 +3,13 @@
 import json
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from matplotlib.figure import Figure
+from torch.nn import functional as F
 
 from feedalign_lab.errors import SettingError
 from feedalign_lab.papers import theorem
@@ -27,6 +29,30 @@ def test_signals_are_parallel_from_update_k_on_and_backprop_sends_none_before(nu
         assert row.drtp > 0
         assert (row.backprop > 0) == (row.step >= num_layers) == (not math.isnan(row.angle))
         assert math.isnan(row.angle) or row.angle < 1e-10
+
+
+def test_angles_are_not_of_rounding_however_small_backprops_signal_is() -> None:
+    """Long after the prediction rounds to one, the angles of a random start go on from one update to the next."""
+    rows = [row for row in watch(RANDOM_START) if row.step >= 4]
+    assert min(row.backprop for row in rows) < 1e-40
+    for layer in (1, 2, 3):
+        angles = [row.angle for row in rows if row.layer == layer]
+        assert max(angles) < 80
+        assert max(abs(after - before) for before, after in pairwise(angles)) < 15
+
+
+@pytest.mark.parametrize("shift", [0.0, 3.0, 30.0, -30.0, -200.0, 900.0])
+def test_the_loss_is_that_of_the_library_and_its_derivative_keeps_its_digits(shift: float) -> None:
+    output = torch.tensor([[0.3, -0.2, 0.5]], dtype=torch.float64)
+    output[0, 1] += shift
+    output.requires_grad_()
+    label = torch.tensor([1])
+    loss = theorem._cross_entropy(output, label)
+    torch.testing.assert_close(loss, F.cross_entropy(output, label))
+    (found,) = torch.autograd.grad(loss, [output])
+    others = torch.softmax(output.detach(), dim=1)[0, [0, 2]]
+    torch.testing.assert_close(found[0, [0, 2]], others, rtol=1e-12, atol=0)
+    torch.testing.assert_close(found[0, 1], -others.sum(), rtol=1e-12, atol=0)
 
 
 def test_the_norm_of_drtps_signal_is_that_of_one_row_of_the_feedback() -> None:

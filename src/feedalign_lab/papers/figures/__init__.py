@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from feedalign_lab.errors import UnknownNameError
 from feedalign_lab.papers.figures.drawing import Check, Drawing, Panel, Series, read_drawing
 from feedalign_lab.papers.figures.figure import DATA, PICTURE, Figure, Size
+from feedalign_lab.papers.figures.on_file import is_on_file, size_of
 
 __all__ = [
     "DATA",
@@ -18,7 +19,9 @@ __all__ = [
     "Size",
     "figure_named",
     "figures_of",
+    "is_on_file",
     "read_drawing",
+    "size_of",
 ]
 
 _MODULES: Mapping[str, str] = {

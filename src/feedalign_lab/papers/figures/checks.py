@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from feedalign_lab.papers.figures.drawing import Check, Drawing, Series
@@ -10,6 +11,16 @@ _STANDARD_ERRORS = 2.0
 CheckMaker = Callable[[Drawing], Check]
 
 NOT_THERE = "not everything it speaks of is on file"
+ANY_GAP = "any gap counts"
+
+
+def ours(make: CheckMaker) -> CheckMaker:
+    """Mark a statement that the paper does not make."""
+
+    def check(drawing: Drawing) -> Check:
+        return replace(make(drawing), source="ours")
+
+    return check
 
 
 def is_lower(claim: str, panel: str, lower: str, higher: str, *, at: float = math.inf) -> CheckMaker:
@@ -99,7 +110,8 @@ def all_below(claim: str, panels: Sequence[str], limit: float, *, but: Sequence[
         if not found:
             return Check(claim, NOT_THERE, None)
         value, name, title, x = max(found)
-        return Check(claim, f"the largest mean is {value:.4g}, of {name} in {title!r} at {x:.4g}", value < limit, value)
+        words = f"the largest mean is {value:.4g}, of {name} in {title!r} at {x:.4g}; below {limit:g} counts as holding"
+        return Check(claim, words, value < limit, value)
 
     return check
 
@@ -164,7 +176,7 @@ def takes_longer(claim: str, panel: str, longer: str, shorter: str) -> CheckMake
         one, other = drawing.panel(panel).find(longer), drawing.panel(panel).find(shorter)
         if one is None or other is None:
             return Check(claim, NOT_THERE, None)
-        words = f"{longer} ends at {one.x[-1]:.4g}, {shorter} at {other.x[-1]:.4g}"
+        words = f"{longer} ends at {one.x[-1]:.4g}, {shorter} at {other.x[-1]:.4g}; {ANY_GAP}"
         return Check(claim, words, one.x[-1] > other.x[-1], one.x[-1] / other.x[-1])
 
     return check
@@ -196,7 +208,8 @@ def _compared(
         return Check(claim, f"{words}: there is a value that is no number", None)
     if math.isfinite(error) and abs(gap) < _STANDARD_ERRORS * error:
         return Check(claim, f"{words}: less than two standard errors apart", None, gap)
-    return Check(claim, words, gap > 0, gap)
+    least = f"a gap of {_STANDARD_ERRORS * error:.2g}, two standard errors, counts"
+    return Check(claim, f"{words}; {least if math.isfinite(error) else ANY_GAP}", gap > 0, gap)
 
 
 def _shown(mean: float, error: float) -> str:

@@ -11,10 +11,11 @@ from feedalign_lab.environment import Environment
 from feedalign_lab.errors import CorruptFileError
 from feedalign_lab.results import to_json
 
-DRAWING_FORMAT = 1
+DRAWING_FORMAT = 2
 
 Style = Literal["line", "points", "dots", "fit"]
 Scale = Literal["linear", "log"]
+Source = Literal["paper", "ours"]
 
 
 @dataclass(frozen=True)
@@ -84,19 +85,21 @@ class Panel:
 
 @dataclass(frozen=True)
 class Check:
-    """A claim of the paper on the figure, and what was measured of it.
+    """A statement on the figure, and what was measured of it.
 
     Attributes:
-        claim: The paper's, in a sentence.
-        measured: The number that speaks for or against it, in words.
+        claim: The statement, in a sentence.
+        measured: The number that speaks for or against it, in words, with what counts as holding.
         holds: Whether it holds here; None where that cannot be told: too few trials, or series that are not there.
         value: The number itself; nan where there is none.
+        source: Who states it: the paper, or we beside it, as a control or where the paper's words need more.
     """
 
     claim: str
     measured: str
     holds: bool | None
     value: float = math.nan
+    source: Source = "paper"
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,8 @@ class Drawing:
         panels: The axes, in reading order.
         checks: The claims.
         environment: Versions, commit, device of the process that drew it.
+        epochs: Passes over the training data; None in files of format 1.
+        trials: Runs, or what else was averaged over; None in files of format 1.
         format: Of the file.
     """
 
@@ -123,11 +128,18 @@ class Drawing:
     panels: tuple[Panel, ...]
     checks: tuple[Check, ...] = ()
     environment: Environment = field(default_factory=dict)
+    epochs: int | None = None
+    trials: int | None = None
     format: int = DRAWING_FORMAT
 
     def panel(self, title: str) -> Panel:
         """The panel of a title."""
         return next(panel for panel in self.panels if panel.title == title)
+
+    @property
+    def so_far(self) -> str:
+        """What is said behind whether a statement holds: that this is a run of less than the paper's protocol."""
+        return " so far" if self.label else ""
 
     def to_json(self) -> str:
         """As text; what is no number is null."""

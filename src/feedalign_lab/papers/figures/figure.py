@@ -1,7 +1,7 @@
 """A figure of a paper: what it shows, what is claimed of it, and what makes it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -132,7 +132,8 @@ class Figure:
 
         Args:
             store: Where trials are read and put on file; what is there is not trained again.
-            folder: Where picture and data go; made if it is not there. An older picture is replaced.
+            folder: Where picture and data go; made if it is not there. An older figure is replaced, unless it was made
+                with more.
             trials: Runs of everything; None takes the usual number.
             epochs: Passes over the training data; None takes the usual number.
             watch: Told of every trial and its epochs.
@@ -144,17 +145,19 @@ class Figure:
 
         Raises:
             SettingError: A number is out of range.
-            OutputFolderError: Records or figure cannot be written.
+            OutputFolderError: Records or figure cannot be written, or a figure of more epochs or trials is there.
         """
-        out = ResultsFolder.open(folder, overwrite=True)
-        drawing = self.draw(store, trials=trials, epochs=epochs, watch=watch, tell=tell, device=device)
-        # Imported late: matplotlib takes a second.
+        # Imported late: the one reads figures, and of the other matplotlib takes a second.
+        from feedalign_lab.papers.figures.on_file import refuse_less, refuse_to_lose
         from feedalign_lab.papers.figures.picture import draw
 
-        return [
-            out.write_bytes(f"{self.name}{PICTURE}", draw(drawing)),
-            out.write_bytes(f"{self.name}{DATA}", drawing.to_json().encode()),
-        ]
+        refuse_less(self, folder, self.size(trials=trials, epochs=epochs))
+        out = ResultsFolder.open(folder, overwrite=True)
+        drawing = self.draw(store, trials=trials, epochs=epochs, watch=watch, tell=tell, device=device)
+        refuse_to_lose(self, folder, drawing)
+        # Data first: of a picture alone nobody knows what it was made with.
+        data = out.write_bytes(f"{self.name}{DATA}", drawing.to_json().encode())
+        return [out.write_bytes(f"{self.name}{PICTURE}", draw(drawing)), data]
 
     def draw(
         self,
@@ -178,9 +181,14 @@ class Figure:
             label=label,
             panels=made.panels,
             environment=describe_environment(torch.device(device)),
+            epochs=made.done.epochs,
+            trials=made.done.trials,
         )
-        checks = tuple(check(drawing) for check in self.checks)
-        return Drawing(**{**vars(drawing), "checks": checks})
+        return self.checked(drawing)
+
+    def checked(self, drawing: Drawing) -> Drawing:
+        """A drawing with its statements measured anew: they are read off its series, and off nothing else."""
+        return replace(drawing, checks=tuple(check(drawing) for check in self.checks))
 
     def size(self, *, trials: int | None = None, epochs: int | None = None) -> Size:
         """What is run where a user asks for so much.

@@ -6,7 +6,7 @@ Source: Bacho & Chu 2022, Eq. 20 and Fig. 4; 2024, Fig. 8.
 import statistics
 from collections.abc import Mapping, Sequence
 
-from feedalign_lab.papers.figures.checks import NOT_THERE
+from feedalign_lab.papers.figures.checks import ANY_GAP, NOT_THERE
 from feedalign_lab.papers.figures.curves import CurvePanel, Line
 from feedalign_lab.papers.figures.drawing import Check, Drawing
 from feedalign_lab.papers.figures.figure import CheckMaker
@@ -54,8 +54,8 @@ def falls_short_by(claim: str, better: str, worse: str, num_hidden: int, degrees
             f"mean over hidden layers in the end {statistics.fmean(one):.1f} degrees under {better}, "
             f"{statistics.fmean(other):.1f} under {worse}"
         )
-        words += f"; {degrees * 2 / 3:g} apart count as holding" if degrees else ""
-        return Check(claim, words, gap >= degrees * 2 / 3, gap)
+        words += f"; {f'{degrees * 2 / 3:g} apart count as holding' if degrees else ANY_GAP}"
+        return Check(claim, words, gap >= degrees * 2 / 3 and gap > 0, gap)
 
     return check
 
@@ -73,6 +73,7 @@ def has_smallest_angle_in_last(claim: str, rule: str, num_hidden: int) -> CheckM
         if not ends:
             return Check(claim, NOT_THERE, None)
         words = "in the end, from the first to the last: " + ", ".join(f"{end:.1f}" for end in ends)
+        words += "; the smallest of them counts as holding"
         return Check(claim, words, min(ends) == ends[-1], ends[-1])
 
     return check

@@ -7,6 +7,7 @@ from feedalign_lab.papers.figures.checks import (
     is_highest_at_once,
     is_lower,
     is_near,
+    ours,
     takes_longer,
 )
 from feedalign_lab.papers.figures.curves import Column, CurvePanel, Curves, Line, XAxis, curve_cell
@@ -116,10 +117,12 @@ FIG5 = Figure(
     Size(epochs=0, trials=10),
     checks=(
         has_slope("The variance is quadratic in \N{GREEK SMALL LETTER ALPHA}.", RATES, ONE_STEP, 2.0),
-        runs_on_linearly(
-            "Ours: with an average that runs on it is \N{GREEK SMALL LETTER ALPHA} / "
-            "(2 - \N{GREEK SMALL LETTER ALPHA}) of that of one estimate.",
-            0.2,
+        ours(
+            runs_on_linearly(
+                "With an average that runs on it is \N{GREEK SMALL LETTER ALPHA} / (2 - \N{GREEK SMALL LETTER ALPHA}) "
+                "of that of one estimate.",
+                0.2,
+            )
         ),
     ),
     counted="examples",
@@ -182,7 +185,7 @@ FIG8 = Figure(
         falls_short_by("FDFA is aligned 30 degrees better than DFA.", "fdfa", "dfa", _DEPTH, 30.0),
         falls_short_by("FDFA is aligned 30 degrees better than DKP.", "fdfa", "dkp", _DEPTH, 30.0),
         has_smallest_angle_in_last("The last hidden layer is aligned best under FDFA.", "fdfa", _DEPTH),
-        all_below("All angles of FDFA stay below 90 degrees.", ["fdfa"], 90.0),
+        ours(all_below("All angles of FDFA stay below 90 degrees.", ["fdfa"], 90.0)),
     ),
 )
 

@@ -58,13 +58,14 @@ def _num_columns(num_panels: int) -> int:
 
 
 def _below(drawing: Drawing, width: int) -> str:
-    """Caption, and each claim with what was measured."""
-    so_far = " SO FAR" if drawing.label else ""
+    """Caption, and each statement with what was measured."""
+    so_far = drawing.so_far.upper()
     words = {True: f"HOLDS{so_far}", False: f"FAILS{so_far}", None: "OPEN"}
     protocol = f"Reduced: {drawing.label}. " if drawing.label else ""
     lines = textwrap.wrap(protocol + drawing.caption, width)
     for check in drawing.checks:
-        text = f"{words[check.holds]}: {check.claim} Here {check.measured}."
+        whose = "Ours: " if check.source == "ours" else ""
+        text = f"{words[check.holds]}: {whose}{check.claim} Here {check.measured}."
         lines += textwrap.wrap(text, width, initial_indent="\N{BULLET} ", subsequent_indent="   ")
     return "\n".join(lines)
 

@@ -6,7 +6,7 @@ from html import escape
 from importlib.resources import files
 
 from feedalign_lab.papers.cells import Paper
-from feedalign_lab.papers.figures.drawing import Drawing
+from feedalign_lab.papers.figures.drawing import Drawing, Source
 from feedalign_lab.papers.printed import citation
 from feedalign_lab.papers.report.curves import as_script, figure_data
 from feedalign_lab.papers.report.pictures import Picture
@@ -16,13 +16,14 @@ from feedalign_lab.papers.rows import WORDS, TableRows, Totals, joined
 # The page itself forbids the browser to load anything.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 _MEANINGS = {
-    "reproduced": "ours lies within the slack of the printed number, by the paper's full protocol",
-    "better": "beyond the slack on the good side, by the full protocol",
-    "worse": "beyond the slack on the bad side, or a trial diverged, by the full protocol",
+    "reproduced": "ours lies within the slack of the printed number, by the whole protocol",
+    "better": "beyond the slack on the good side, by the whole protocol",
+    "worse": "beyond the slack on the bad side, or a trial diverged, by the whole protocol",
     "incomplete": "fewer epochs or trials than the paper's protocol; what is lacking stands beside it",
     "not run": "no trial on file",
 }
 _HOLDS = {True: "holds", False: "does not hold", None: "cannot be told"}
+_WHOSE: dict[Source, str] = {"paper": "the paper's", "ours": "ours"}
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ def _in_short(parts: Sequence[PaperPart], totals: Totals) -> str:
     if not totals.num_recorded:
         return f"{where}, none of which has been run yet."
     said = (
-        f"{where}. Trials are on file for {totals.num_recorded}, for {totals.num_whole} by the paper's full protocol."
+        f"{where}. Trials are on file for {totals.num_recorded}, for {totals.num_whole} by the whole protocol (the "
+        "paper's, or ours where it names no epochs or trials)."
     )
     if not totals.num_whole:
         return said
@@ -119,7 +121,7 @@ def _legend() -> str:
 <p>The gap is ours minus the printed number; n is the number of finished trials. The slack is the larger of a tolerance,
 fixed before the first run, and two standard errors of the gap. In the small scale beside each gap, the middle is the
 printed number, the band is the slack, and the mark is ours. A row opens its learning curves, settings and environment.
-</p></details>"""
+The whole protocol is the paper's, or ours where it names no epochs or trials.</p></details>"""
 
 
 def _filters(totals: Totals) -> str:
@@ -167,16 +169,17 @@ def _figure(paper: Paper, picture: Picture) -> str:
 
 
 def _checks(drawing: Drawing) -> str:
-    """What the paper claims of a figure beside what was measured."""
+    """What is stated of a figure, by whom, and what was measured."""
     if not drawing.checks:
         return ""
-    heads = "".join(f'<th scope="col">{name}</th>' for name in ("The paper says", "Measured", "Here it"))
+    heads = "".join(f'<th scope="col">{name}</th>' for name in ("Statement", "Whose", "Measured", "Here it"))
     lines = (
-        f"<tr><td>{escape(check.claim)}</td><td>{escape(check.measured)}</td><td>{_HOLDS[check.holds]}</td></tr>"
+        f"<tr><td>{escape(check.claim)}</td><td>{_WHOSE[check.source]}</td><td>{escape(check.measured)}</td>"
+        f"<td>{_HOLDS[check.holds]}{'' if check.holds is None else drawing.so_far}</td></tr>"
         for check in drawing.checks
     )
     return (
-        f'<div class="wide" role="region" aria-label="Claims" tabindex="0"><table class="checks">'
+        f'<div class="wide" role="region" aria-label="Statements" tabindex="0"><table class="checks">'
         f"<thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>\n"
     )
 

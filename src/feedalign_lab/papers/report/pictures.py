@@ -3,9 +3,10 @@
 import base64
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from feedalign_lab.errors import CorruptFileError
-from feedalign_lab.papers.figures.drawing import Drawing, read_drawing
+from feedalign_lab.papers.figures.drawing import Drawing, Source, read_drawing
 
 _PICTURE, _DATA = ".png", ".json"
 _PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -80,6 +81,7 @@ def _is_sound(drawing: Drawing) -> bool:
         all(isinstance(text, str) for text in texts)
         and all(isinstance(guide, int | float) for guide in guides)
         and all(check.holds is None or isinstance(check.holds, bool) for check in drawing.checks)
+        and all(check.source in get_args(Source) for check in drawing.checks)
     )
 
 

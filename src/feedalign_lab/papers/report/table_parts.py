@@ -38,7 +38,7 @@ def summary_table(tables: Sequence[TableRows]) -> str:
     """How many cells of each table have which verdict."""
     head = "".join(
         f'<th scope="col" class="number">{badge(word) if word in WORDS else word}</th>'
-        for word in ("cells", "full protocol", *WORDS)
+        for word in ("cells", "whole protocol", *WORDS)
     )
     lines = []
     for table in tables:

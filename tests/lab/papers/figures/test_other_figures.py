@@ -20,10 +20,21 @@ from feedalign_lab.papers.theorem import CASES
 
 def test_the_theorem_holds_and_its_controls_break_it(tmp_path: Path) -> None:
     drawing = figure_named("drtp", "theorem").draw(TrialStore(tmp_path))
-    assert [check.holds for check in drawing.checks] == [True] * 4
+    assert [check.holds for check in drawing.checks] == [True] * 5
+    assert [check.source for check in drawing.checks] == ["paper", *["ours"] * 4]
     turned = (is_parallel("", CASES[1]), is_zero_before("", CASES[1]), is_not_parallel("", CASES[0]))
     assert [check(drawing).holds for check in turned] == [False] * 3
     assert isinstance(figure_named("drtp", "theorem").recipe, Parallel)
+
+
+def test_the_theorems_controls_say_what_they_show_of_the_papers_words(tmp_path: Path) -> None:
+    """With tanh layers signals stay within 90 degrees; from a random start they do not, at first."""
+    *_, random, tanh = figure_named("drtp", "theorem").draw(TrialStore(tmp_path)).checks
+    assert "not exactly parallel" in random.claim
+    assert "from update 4 on is 73.6 degrees; above 1 counts" in random.measured
+    assert "from update 1 on, 98.9 at update 1, is beyond the 90 degrees of the paper's" in random.measured
+    assert "from update 4 on is 20 degrees; above 1 counts" in tanh.measured
+    assert "from update 1 on, 20 at update 10, is not beyond the 90 degrees of the paper's" in tanh.measured
 
 
 def scatter(*clouds: tuple[float, float], spread: float = 0.1) -> Panel:

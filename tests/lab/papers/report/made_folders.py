@@ -54,7 +54,11 @@ def draw(folder: Path) -> Drawing:
         "What is drawn.",
         "20 of 100 epochs",
         (Panel("Loss", "epoch", "loss", (fall, replace(fall, name="drtp")), y_scale="log", guide=0.5),),
-        (Check("It falls.", "from 1 to 0", True), Check("It rises.", "", None)),
+        (
+            Check("It falls.", "from 1 to 0", True),
+            Check("It rises.", "", None),
+            Check("It ends.", "at 0", False, source="ours"),
+        ),
     )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "fig2.json").write_text(drawing.to_json())

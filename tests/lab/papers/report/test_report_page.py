@@ -1,6 +1,7 @@
 """The page as text: what it says, what it leaves out, and that nothing in a record becomes markup."""
 
 import json
+import os
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -71,7 +72,8 @@ def test_the_page_shows_every_cell_with_its_verdict(tmp_path: Path) -> None:
     assert "needs files of its own" in text
     assert "A note." in text
     assert (
-        "6 printed numbers of 1 paper. Trials are on file for 4, for 3 by the paper&#x27;s full protocol. "
+        "6 printed numbers of 1 paper. Trials are on file for 4, for 3 by the whole protocol (the paper&#x27;s, or "
+        "ours where it names no epochs or trials). "
         "Of these 3, 2 (67 %) are reproduced or better." in text
     )
 
@@ -187,10 +189,27 @@ def test_a_figure_has_its_picture_claims_and_series(tmp_path: Path) -> None:
     text = written(tmp_path, small_paper())
     assert "data:image/png;base64,iVBOR" in text
     assert "Reduced: 20 of 100 epochs." in text
-    assert "<td>It falls.</td><td>from 1 to 0</td><td>holds</td>" in text
+    assert "<td>It falls.</td><td>the paper's</td><td>from 1 to 0</td><td>holds so far</td>" in text
+    assert "<td>It ends.</td><td>ours</td><td>at 0</td><td>does not hold so far</td>" in text
     assert "<td>cannot be told</td>" in text
+    assert "The paper says" not in text
     (panel,) = json.loads(Document(text).data["data-made-figure-fig2"])
     assert (panel["yLog"], panel["guide"], len(panel["series"])) == (True, 0.5, 2)
+
+
+def test_of_a_whole_protocol_nothing_is_only_so_far(tmp_path: Path) -> None:
+    drawing = draw(tmp_path / "made")
+    (tmp_path / "made" / "fig2.json").write_text(replace(drawing, label="").to_json())
+    text = written(tmp_path, small_paper())
+    assert "<td>holds</td>" in text
+    assert "so far" not in text
+
+
+def test_whose_a_statement_is_can_be_nothing_else(tmp_path: Path) -> None:
+    draw(tmp_path / "made")
+    path = tmp_path / "made" / "fig2.json"
+    path.write_text(path.read_text().replace('"ours"', '"<b>"'))
+    assert "fig2.json is no figure of a paper" in written(tmp_path, small_paper())
 
 
 def test_places_on_a_map_stay_a_picture(tmp_path: Path) -> None:
@@ -215,3 +234,26 @@ def test_a_page_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     with pytest.raises(OutputFolderError, match="taken cannot be written"):
         write_report([small_paper()], TrialStore(tmp_path), tmp_path / "taken")
     assert not list(tmp_path.glob(".taken*"))
+
+
+def test_a_page_is_written_through_a_link(tmp_path: Path) -> None:
+    page, link = tmp_path / "pages" / "page.html", tmp_path / "link.html"
+    page.parent.mkdir()
+    page.write_text("before")
+    link.symlink_to(page)
+    assert write_report([small_paper()], TrialStore(tmp_path), link) == link
+    assert link.is_symlink()
+    assert page.read_text().startswith("<!doctype html>")
+
+
+def test_what_is_no_file_is_left_as_it_is(tmp_path: Path) -> None:
+    pipe, link, round_ = (tmp_path / name for name in ("pipe", "link.html", "round"))
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    round_.symlink_to(round_)
+    for path in (pipe, link, round_):
+        with pytest.raises(OutputFolderError, match=f"{path.name} cannot be written"):
+            write_report([small_paper()], TrialStore(tmp_path), path)
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    assert round_.is_symlink()
