@@ -129,6 +129,7 @@ def measure(rounds: int) -> dict[str, Any]:
     few = max(3, rounds // 6)
     return {
         "num_trials": NUM_TRIALS,
+        "rounds": few,
         "step_time": [
             timed(case, rule, num, few)
             for num in sorted({1, torch.get_num_threads()})

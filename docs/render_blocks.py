@@ -21,6 +21,7 @@ import claims_tables
 import field_tables
 import figures
 import language_tables
+import lockstep_tables
 import papers_tables
 import recurrent_tables
 import tables
@@ -29,7 +30,11 @@ ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "docs" / "records"
 FIGURES = ROOT / "docs" / "figures"
 FROM_RECORDS = (
-    tables.FROM_RECORDS | recurrent_tables.FROM_RECORDS | language_tables.FROM_RECORDS | field_tables.FROM_RECORDS
+    tables.FROM_RECORDS
+    | recurrent_tables.FROM_RECORDS
+    | language_tables.FROM_RECORDS
+    | field_tables.FROM_RECORDS
+    | lockstep_tables.FROM_RECORDS
 )
 
 _BLOCK = re.compile(r"(<!-- (numbers|table):(\S+) -->\n)(.*?)(<!-- /\2 -->)", re.DOTALL)
