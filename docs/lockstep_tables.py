@@ -21,10 +21,10 @@ def lockstep(record: Record) -> str:
         + ", ".join(f"{way} {size / 2**20:.0f} MiB" for way, size in row["bytes"].items())
         for row in record["peak_memory"]
     )
+    how = f"medians of {record['rounds']} rounds, interleaved in one process, {record['dtype']}"
     return (
-        f"{table(head, rows)}\n\nOne step of each of {record['num_trials']} trials: medians of {record['rounds']} "
-        f"rounds, interleaved in one process, {record['dtype']}. Peak memory of a run: {memory}. PyTorch {record['torch']} on "
-        "a CPU."
+        f"{table(head, rows)}\n\nOne step of each of {record['num_trials']} trials: {how}. Peak memory of a run: "
+        f"{memory}. PyTorch {record['torch']} on a CPU."
     )
 
 
