@@ -21,7 +21,7 @@ demo: $(VENV)/.installed-lab ## compare all rules on the digits data
 	OMP_NUM_THREADS=1 $(BIN)/feedalign compare --data digits --rules all --trials 3
 
 test: $(VENV)/.installed-all ## run the tests and the examples in the documentation
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 bench: $(VENV)/.installed-all ## time the rules against backprop; wants an idle machine
 	$(BIN)/python -m benchmarks

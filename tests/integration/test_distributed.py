@@ -23,9 +23,6 @@ from integration.gradients import (
 )
 from integration.worlds import averaged_over_ranks, seen_by_ranks
 
-# One worker starts the processes, where there are several.
-pytestmark = pytest.mark.xdist_group("ranks")
-
 names = {"ids": lambda rule: rule.name}
 
 
