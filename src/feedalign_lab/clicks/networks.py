@@ -1,6 +1,5 @@
 """The networks, by name: factorization machine, DeepFM, Deep & Cross and the adaptive factorization network."""
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -263,8 +262,3 @@ def rules_for(network: nn.Module, rule: Rule) -> Rule | dict[str, Rule]:
     if isinstance(network, DeepFM) and isinstance(rule, PointRule):
         return {"embedded": fa.Shallow(), "*": rule}
     return rule
-
-
-def describe_size(name: str) -> dict[str, object]:
-    """Sizes of a network as plain data."""
-    return dataclasses.asdict(network_size(name))

@@ -6,7 +6,7 @@ the protocol adds to them: how many epochs and trials, and at which epoch the pa
 
 import fnmatch
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from feedalign_lab.data.dataset import Inputs
@@ -281,8 +281,3 @@ class Paper:
 def better_of(metric: str) -> Better:
     """Which way a metric is better."""
     return "lower" if metric in LOWER_IS_BETTER else "higher"
-
-
-def with_tolerance(cells: Sequence[Cell], tolerance: float) -> tuple[Cell, ...]:
-    """The same cells with one tolerance."""
-    return tuple(replace(cell, tolerance=tolerance) for cell in cells)

@@ -84,20 +84,20 @@ def launch(request: Request, workers: Workers) -> Outcome:
     request = replace(request, folder=request.folder.resolve())
     start = {"local": _locally, "ray": _with_ray, "slurm": _with_slurm}[workers.launcher]
     work = partial(work_off, request, threads=workers.threads_each, number_of_workers=workers.number)
-    before = {cell.name: len(request.missing(cell)) for cell in request.runnable()}
+    before = sum(request.num_missing().values())
     try:
         outcomes = start(work, workers, request)
     except KeyboardInterrupt:
         outcomes = [Outcome(status="interrupted")]
-    missing = sum(len(request.missing(cell)) for cell in request.runnable())
+    missing = sum(request.num_missing().values())
     lacking: dict[str, str] = {}
     for outcome in outcomes:
         lacking.update(outcome.lacking)
     total = sum(request.plan(cell).trials for cell in request.runnable())
     return Outcome(
         status="interrupted" if any(outcome.status == "interrupted" for outcome in outcomes) else "finished",
-        num_done=sum(before.values()) - missing,
-        num_on_file=total - sum(before.values()),
+        num_done=before - missing,
+        num_on_file=total - before,
         lacking=lacking,
     )
 

@@ -17,7 +17,7 @@ from feedalign_lab.environment import Environment, describe_environment
 from feedalign_lab.errors import DivergedError, LabError, OutputFolderError, SettingError
 from feedalign_lab.lockstep import lack_of_lockstep, run_lockstep
 from feedalign_lab.papers.cells import Cell
-from feedalign_lab.papers.store import Curve, TrialRecord, TrialStore, configuration_hash
+from feedalign_lab.papers.store import Curve, Shelf, TrialRecord, TrialStore, configuration_hash
 from feedalign_lab.plan import Plan
 from feedalign_lab.records import TrialResult, Watch, hidden_layers
 from feedalign_lab.task import Task, Tell, silent
@@ -79,14 +79,22 @@ class Request:
 
     def missing(self, cell: Cell) -> tuple[int, ...]:
         """Numbers of the trials of a cell that are not on file."""
-        key = configuration_hash(cell.configuration(self.epochs))
+        return self._missing(cell, self.store.read(self.paper, self.table))
+
+    def num_missing(self) -> dict[str, int]:
+        """How many trials of each cell are not on file, by its name; the file is read once."""
         shelf = self.store.read(self.paper, self.table)
-        on_file = {record.trial for record in shelf.records if record.key == key}
-        return tuple(trial for trial in range(self.plan(cell).trials) if trial not in on_file)
+        return {cell.name: len(self._missing(cell, shelf)) for cell in self.runnable()}
 
     def num_epochs(self) -> int:
         """Epochs of all trials that are not on file."""
-        return sum(len(self.missing(cell)) * self.plan(cell).schedule.epochs for cell in self.runnable())
+        missing = self.num_missing()
+        return sum(missing[cell.name] * self.plan(cell).schedule.epochs for cell in self.runnable())
+
+    def _missing(self, cell: Cell, shelf: Shelf) -> tuple[int, ...]:
+        key = configuration_hash(cell.configuration(self.epochs))
+        on_file = {record.trial for record in shelf.records if record.key == key}
+        return tuple(trial for trial in range(self.plan(cell).trials) if trial not in on_file)
 
     def runnable(self) -> tuple[Cell, ...]:
         """The cells that are not trained elsewhere."""
@@ -164,8 +172,8 @@ def run_cells(request: Request, watch: Watch, tell: Tell = silent, on_record: On
             outcome.lacking[cell.name] = str(error)
     if outcome.num_elsewhere:
         # Some of it may be on file by now.
-        left = (len(request.missing(cell)) for cell in request.runnable() if cell.name not in outcome.lacking)
-        outcome.num_elsewhere = min(outcome.num_elsewhere, sum(left))
+        left = sum(number for name, number in request.num_missing().items() if name not in outcome.lacking)
+        outcome.num_elsewhere = min(outcome.num_elsewhere, left)
     return outcome
 
 
