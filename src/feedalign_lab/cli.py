@@ -1,5 +1,6 @@
 """The `feedalign` command: parsing. What the commands do is imported once it is known that one will run."""
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -119,6 +120,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read the output, such as head, has left: what is still to be flushed goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _EXIT_BROKEN_PIPE
+    except OSError as error:
+        # A full disk behind the standard output: errors at files that have names say so themselves.
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"feedalign: the output cannot be written: {error.strerror}.", file=sys.stderr)
+        return _EXIT_USER_ERROR
     return status
 
 

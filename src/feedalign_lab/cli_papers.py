@@ -11,6 +11,7 @@ from feedalign_lab.errors import OutputFolderError, SettingError, UnknownNameErr
 from feedalign_lab.papers.catalogue import all_papers, paper_named
 from feedalign_lab.papers.cells import Paper, Table
 from feedalign_lab.papers.figures import figure_named, figures_of
+from feedalign_lab.papers.figures.drawing import read_drawing
 from feedalign_lab.papers.launch import Workers, launch, say
 from feedalign_lab.papers.options import (
     RECORDS,
@@ -21,7 +22,7 @@ from feedalign_lab.papers.options import (
     ShowOptions,
     TableOptions,
 )
-from feedalign_lab.papers.printed import print_list, print_show, print_table
+from feedalign_lab.papers.printed import print_figure, print_list, print_show, print_table
 from feedalign_lab.papers.report import write_report
 from feedalign_lab.papers.runner import Outcome, Request, run_cells
 from feedalign_lab.papers.store import TrialStore
@@ -166,6 +167,7 @@ def _run_figure(paper: Paper, job: RunOptions) -> int:
     except KeyboardInterrupt:
         print(_INTERRUPTED, file=sys.stderr)
         return _EXIT_INTERRUPTED
+    print_figure(read_drawing(files[-1]), Console())
     for path in files:
         print(f"wrote {path}")
     return _EXIT_OK

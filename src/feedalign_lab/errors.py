@@ -5,6 +5,9 @@ from collections.abc import Iterable
 
 from feedalign.errors import FeedalignError
 
+# More than these in one sentence nobody reads.
+_NUM_NAMES_TOLD = 40
+
 
 class LabError(FeedalignError):
     """Base of every error the lab raises on purpose; the command line turns it into one line and status 2."""
@@ -14,7 +17,7 @@ class UnknownNameError(LabError, ValueError):
     """A data set, network or rule that does not exist."""
 
     def __init__(self, kind: str, name: str, valid: Iterable[str]) -> None:
-        """Say what was asked for, which valid names look like it, and all the valid ones.
+        """Say what was asked for, which valid names look like it, and what the valid ones are.
 
         Args:
             kind: What the name stands for, e.g. "data set".
@@ -24,7 +27,9 @@ class UnknownNameError(LabError, ValueError):
         names = list(valid)
         near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        super().__init__(f"There is no {kind} called {name!r}.{hint} The valid names are: {', '.join(names)}.")
+        num_more = len(names) - _NUM_NAMES_TOLD
+        told = [*names[:_NUM_NAMES_TOLD], f"and {num_more} more"] if num_more > 1 else names
+        super().__init__(f"There is no {kind} called {name!r}.{hint} The valid names are: {', '.join(told)}.")
 
 
 class SettingError(LabError, ValueError):

@@ -1,11 +1,31 @@
 """What `feedalign compare` says of arguments and data that cannot be used: one sentence, and status 2."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from lab_output import one_line
 
 from feedalign_lab.cli import main
+from feedalign_lab.errors import UnknownNameError
+
+
+def test_of_many_names_the_first_are_told() -> None:
+    names = [f"cell-{number}" for number in range(60)]
+    told = str(UnknownNameError("cell", "cell_59", names))
+    assert "Did you mean cell-59" in told
+    assert told.endswith("cell-38, cell-39, and 20 more.")
+    assert str(UnknownNameError("cell", "x", names[:41])).endswith("cell-39, cell-40.")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_behind_the_output_is_told_in_a_sentence() -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "feedalign_lab.cli", "papers", "list"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "feedalign: the output cannot be written: No space left on device.\n"
 
 
 @pytest.mark.parametrize(

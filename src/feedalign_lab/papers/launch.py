@@ -8,6 +8,7 @@ folder of the records, on a file system with locks.
 import math
 import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,6 +24,7 @@ from feedalign_lab.records import EpochRecord, OnEpoch
 
 Launcher = Literal["local", "ray", "slurm"]
 Work = Callable[[int], Outcome]
+_SECONDS_BETWEEN_LINES = 60.0
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Workers:
 def launch(request: Request, workers: Workers) -> Outcome:
     """Have a request trained by workers, and wait for them.
 
-    Each says on its standard output what it has put on file.
+    Each says on its standard output what it trains, how far that is every minute, and what it has put on file.
 
     Args:
         request: What to have on file.
@@ -117,28 +119,45 @@ def work_off(request: Request, place: int, *, threads: int, number_of_workers: i
     torch.set_num_threads(threads)
     cells = request.cells
     first = math.floor(place * len(cells) / number_of_workers)
-    return run_cells(replace(request, cells=cells[first:] + cells[:first]), _unwatched, on_record=_say)
+    return run_cells(replace(request, cells=cells[first:] + cells[:first]), watch_by_lines, on_record=_say)
 
 
 def say(record: TrialRecord) -> str:
     """A line on a trial that is on file."""
     curve = record.curve
-    ending = f"{record.metric} {curve.test[-1]:.4g}" if record.status == "finished" and curve.test else record.status
-    return (
-        f"{record.cell}, trial {record.trial + 1}: {ending} after {len(curve.test)} epochs, {sum(curve.seconds):.0f} s"
-    )
+    is_whole = record.status == "finished" and curve.test
+    ending = f"{record.metric} {curve.test[-1]:.4g} at the end of" if is_whole else f"{record.status} after"
+    return f"{record.cell}, trial {record.trial + 1}: {ending} {len(curve.test)} epochs, {sum(curve.seconds):.0f} s"
 
 
 def _say(record: TrialRecord) -> None:
     print(say(record), flush=True)
 
 
-def _unwatched(rule: str, trial: int, epochs: int) -> OnEpoch:
-    """Watch nothing: a worker has no terminal of its own."""
-    del rule, trial, epochs
+def watch_by_lines(rule: str, trial: int, epochs: int) -> OnEpoch:
+    """Say what is trained now, and every minute how far that is: a worker has no terminal for a bar.
+
+    Args:
+        rule: What is trained.
+        trial: Its number, from 0; of several trained at once, that of the first.
+        epochs: Of all of them together.
+
+    Returns:
+        What to call after each epoch.
+    """
+    name = f"{rule} trial {trial + 1}" if rule.endswith(" from") else f"{rule}, trial {trial + 1}"
+    print(f"{name}: started, {epochs} epochs", flush=True)
+    start = last = time.monotonic()
+    num_done = 0
 
     def on_epoch(record: EpochRecord) -> None:
         del record
+        nonlocal num_done, last
+        num_done, now = num_done + 1, time.monotonic()
+        if now - last >= _SECONDS_BETWEEN_LINES and num_done < epochs:
+            last = now
+            minutes = (now - start) / num_done * (epochs - num_done) / 60
+            print(f"{name}: {num_done} of {epochs} epochs, about {minutes:.0f} min to go", flush=True)
 
     return on_epoch
 

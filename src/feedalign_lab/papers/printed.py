@@ -10,6 +10,7 @@ from rich.text import Text
 
 from feedalign_lab.errors import UnknownNameError
 from feedalign_lab.papers.cells import Cell, Paper, Reading, Table
+from feedalign_lab.papers.figures.drawing import Drawing
 from feedalign_lab.papers.forms import HEAD, NUMBERS, as_csv, as_data, as_markdown, texts, without_control
 from feedalign_lab.papers.rows import NOTHING, WORDS, TableRows, digits_of, joined, published_text, read_rows
 from feedalign_lab.papers.store import TrialStore
@@ -48,6 +49,7 @@ READINGS: dict[Reading, str] = {
     "chosen": "the best epoch on the validation part",
     "best": "the best epoch on the test part",
 }
+_HOLDS = {True: "yes", False: "no", None: "cannot be told"}
 _MIN_WIDTH = 120
 
 
@@ -201,12 +203,31 @@ def _overview(found: TableRows) -> dict[str, object]:
     }
 
 
+def print_figure(drawing: Drawing, console: Console) -> None:
+    """Print what was measured of a figure's statements.
+
+    Args:
+        drawing: The figure.
+        console: Where to.
+    """
+    title = f"{drawing.paper} {drawing.figure}: {drawing.title}"
+    lines = TextTable(
+        "statement", Column("whose", no_wrap=True), "measured", Column("holds", no_wrap=True), title=_text(title)
+    )
+    for check in drawing.checks:
+        holds = _HOLDS[check.holds]
+        cells = (check.claim, f"the {check.source}'s" if check.source == "paper" else check.source, check.measured)
+        lines.add_row(*map(_text, cells), _text(holds))
+    label = [f"Run with {drawing.label}: no reproduction."] if drawing.label else []
+    _print(console, *([lines] if drawing.checks else [_text(title)]), *label)
+
+
 def _left_out(problems: Sequence[str]) -> list[str]:
     """Say of each problem that something was passed over."""
     return [f"left out: {problem}" for problem in problems]
 
 
-def _print(console: Console, *items: TextTable | str) -> None:
+def _print(console: Console, *items: TextTable | Text | str) -> None:
     """Print tables and sentences, wide enough to be read in a file too."""
     if not console.is_terminal:
         console.width = max(console.width, _MIN_WIDTH)

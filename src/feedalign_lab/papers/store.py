@@ -31,6 +31,14 @@ _KINDS: Mapping[tuple[str, ...], type] = {
     ("configuration", "environment"): dict,
     ("trial", "stacked"): int,
 }
+# What no model and no clock can give.
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "error": (0.0, math.inf),
+    "accuracy": (0.0, 100.0),
+    "auc": (0.0, 1.0),
+    "ap": (0.0, 1.0),
+    "seconds": (0.0, math.inf),
+}
 
 
 @dataclass(frozen=True)
@@ -306,6 +314,11 @@ def _check(record: TrialRecord) -> None:
     columns += [curve.validation] if curve.validation else []
     if len({len(column) for column in columns}) != 1:
         raise ValueError("the columns of its curve differ in length")
+    columns_of = {record.metric: (*curve.test, *curve.validation), "seconds": curve.seconds, **curve.others}
+    for name, column in columns_of.items():
+        low, high = _RANGES.get(name.lower(), (-math.inf, math.inf))
+        if any(value < low or value > high for value in column):
+            raise ValueError(f"its {name} holds numbers below {low:g} or above {high:g}")
     if record.status == "finished" and len(curve.test) != record.configuration.get("epochs"):
         raise ValueError(f"it holds {len(curve.test)} epochs of {record.configuration.get('epochs')}")
 

@@ -82,14 +82,15 @@ def counted(cell: Cell, records: Sequence[TrialRecord]) -> tuple[TrialRecord, ..
         records: Of any cells.
 
     Returns:
-        Those of the cell's own configuration with the most epochs, by their numbers, no more than its protocol has.
+        Those of the cell's own configuration with the most epochs, by their numbers; a trial whose number is beyond
+        its protocol's is none of them.
     """
-    own = [record for record in records if _is_reduced_or_whole(cell, record)]
+    own = [record for record in records if _is_reduced_or_whole(cell, record) and record.trial < cell.protocol.trials]
     if not own:
         return ()
     most = max(record.configuration["epochs"] for record in own)
     chosen = [record for record in own if record.configuration["epochs"] == most]
-    return tuple(sorted(chosen, key=lambda record: record.trial)[: cell.protocol.trials])
+    return tuple(sorted(chosen, key=lambda record: record.trial))
 
 
 def value_of(cell: Cell, curve: Curve, metric: str) -> float:

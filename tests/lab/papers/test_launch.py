@@ -15,8 +15,9 @@ from made_papers import cell, record
 
 from feedalign_lab.errors import MissingPackageError, SettingError, UnknownNameError
 from feedalign_lab.papers import launch as launching
-from feedalign_lab.papers.launch import Workers, launch, say, work_off
+from feedalign_lab.papers.launch import Workers, launch, say, watch_by_lines, work_off
 from feedalign_lab.papers.runner import Outcome, Request
+from feedalign_lab.records import EpochRecord
 
 
 @pytest.fixture
@@ -41,15 +42,31 @@ def test_workers_start_at_different_cells_and_say_what_they_did(
     finally:
         torch.set_num_threads(threads)
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == [
+    started = [line for line in lines if line.endswith(": started, 1 epochs")]
+    assert len(started) == 4
+    assert [line.split(":")[0] for line in lines if line not in started] == [
         "fc1-8/fa, trial 1", "fc1-8/fa, trial 2", "fc1-8/dfa, trial 1", "fc1-8/dfa, trial 2",
     ]  # fmt: skip
     assert outcome.num_done == 4
 
 
 def test_a_line_on_a_trial() -> None:
-    assert say(record(cell(), 1)) == "fc1-8/dfa, trial 2: error 10 after 3 epochs, 3 s"
+    assert say(record(cell(), 1)) == "fc1-8/dfa, trial 2: error 10 at the end of 3 epochs, 3 s"
     assert "diverged" in say(record(cell(), status="diverged"))
+
+
+def test_a_worker_says_every_minute_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([0.0, 40.0, 80.0, 100.0, 200.0])
+    monkeypatch.setattr(launching, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    on_epoch = watch_by_lines("fc1-8/dfa", 2, 4)
+    for _ in range(4):
+        on_epoch(EpochRecord(1, 0.5, 10.0, 1.0, ()))
+    assert capsys.readouterr().out.splitlines() == [
+        "fc1-8/dfa, trial 3: started, 4 epochs",
+        "fc1-8/dfa, trial 3: 2 of 4 epochs, about 1 min to go",
+    ]
 
 
 def test_the_outcome_is_that_of_the_records(request_of_two: Request, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from feedalign_lab.errors import UnknownNameError
 from feedalign_lab.papers.cells import Cell, Paper, Published, Table
-from feedalign_lab.papers.printed import print_list, print_show, print_table
+from feedalign_lab.papers.figures.drawing import Check, Drawing
+from feedalign_lab.papers.printed import print_figure, print_list, print_show, print_table
 from feedalign_lab.papers.store import TrialStore
 
 HOSTILE = "[red]x[/red] | <b>*y*</b>\x1b[31m"
@@ -57,6 +58,24 @@ def test_a_table_in_a_file_is_as_wide_as_it_needs_to_be(tmp_path: Path) -> None:
     made = paper(cell("a-long-name-of-a-cell/with/many/parts"))
     print_table(made, made.tables[0], TrialStore(tmp_path), narrow)
     assert "a-long-name-of-a-cell/with/many/parts" in text_of(narrow)
+
+
+def test_what_was_measured_of_a_figure() -> None:
+    checks = (
+        Check("A falls", "1 to 0", True),
+        Check("B [i]rises[/i]", "0 to 0", False, source="ours"),
+        Check("C", "too few trials", None),
+    )
+    made = Drawing("made", "fig1", "A figure", "What it shows.", "1 of 5 epochs", (), checks)
+    to = console()
+    print_figure(made, to)
+    rows = [[part.strip() for part in line.strip("│").split("│")] for line in text_of(to).splitlines() if "│" in line]
+    assert rows == [
+        ["A falls", "the paper's", "1 to 0", "yes"],
+        ["B [i]rises[/i]", "ours", "0 to 0", "no"],
+        ["C", "the paper's", "too few trials", "cannot be told"],
+    ]
+    assert "Run with 1 of 5 epochs: no reproduction." in text_of(to)
 
 
 def test_what_was_left_out_is_named(tmp_path: Path) -> None:

@@ -105,6 +105,19 @@ def test_a_line_whose_end_alone_is_lost_still_is_a_record(store: TrialStore) -> 
         ({"curve": {"train_loss": [1], "test": [1], "seconds": [1]}}, "it holds 1 epochs of 3"),
         ({"curve": {"train_loss": "abc", "test": [1], "seconds": [1]}}, "no record of a trial"),
         ({"format": "1"}, "no record of a trial"),
+        ({"curve": {"train_loss": [1] * 3, "test": [9, 5, -1], "seconds": [1] * 3}}, "its error holds numbers below 0"),
+        ({"curve": {"train_loss": [1] * 3, "test": [1] * 3, "seconds": [1, 1, -2]}}, "its seconds holds"),
+        (
+            {
+                "metric": "accuracy",
+                "curve": {"train_loss": [1] * 3, "test": [1] * 3, "seconds": [1] * 3, "validation": [5, 101, 7]},
+            },
+            "its accuracy holds numbers below 0 or above 100",
+        ),
+        (
+            {"curve": {"train_loss": [1] * 3, "test": [1] * 3, "seconds": [1] * 3, "others": {"AP": [0.5, 1.5, None]}}},
+            "its AP holds numbers below 0 or above 1",
+        ),
     ],
 )
 def test_what_is_no_record_is_named(store: TrialStore, change: dict[str, object], words: str) -> None:

@@ -71,6 +71,11 @@ def test_more_trials_than_the_protocol_do_not_count() -> None:
     assert (found.mean, found.num_trials) == (10.0, 2)
 
 
+def test_a_trial_beyond_the_protocol_does_not_stand_in_for_one_of_it() -> None:
+    found = judge(cell(), [of_value(10.0, 0), of_value(10.0, 2)])
+    assert (found.word, found.num_trials, found.label) == ("incomplete", 1, "1 of 2 trials")
+
+
 @pytest.mark.parametrize(
     "change", [{"learning_rate": 0.5}, {"epochs": 4}, {"batch_size": 7}, {"data": "mnist"}, {"unknown": 1}]
 )
