@@ -23,7 +23,7 @@ from feedalign_lab.papers.store import Curve, TrialRecord, TrialStore
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 RECORDS = DOCS / "records"
-MODULES = ("claims_tables", "tables")
+MODULES = ("claims_tables", "claims_evidence", "tables")
 PAPERS = ("rnn-dfa", "drtp", "dirdfa", "dfa-scales", "fdfa")
 
 
