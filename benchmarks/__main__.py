@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -18,7 +17,7 @@ import torch
 from torch import nn
 
 import feedalign as fa
-from benchmarks import lockstep, nerf, recommenders, recurrent, transformer
+from benchmarks import lockstep, nerf, recommenders, recurrent, rules, transformer
 from benchmarks.contestants import (
     Case,
     ConvCase,
@@ -33,6 +32,7 @@ from benchmarks.contestants import (
     tangent_products,
 )
 from benchmarks.interleaving import interleave
+from feedalign_lab.bench.tree import PASSED, clone, run_tests
 
 CASES = (Case("784-2048x4-10, batch 256", 2048, 4, 256), Case("784-1024x16-10, batch 128", 1024, 16, 128))
 CONVOLUTIONAL = ConvCase("15C5-P2-40C5-P2-128-10 on 3x32x32, batch 64", 64)
@@ -54,6 +54,7 @@ MODULES = {
     "recommenders": recommenders,
     "nerf": nerf,
     "lockstep": lockstep,
+    "rules": rules,
 }
 PARTS = ("feedforward", *MODULES)
 
@@ -71,7 +72,7 @@ def main() -> int:
     parser.add_argument("--records", type=Path, default=RECORDS, help="folder to write to (default: docs/records)")
     parser.add_argument("--untested", action="store_true", help="skip the tests; the record is then not written")
     args = parser.parse_args()
-    if not args.untested and not tests_pass():
+    if not args.untested and run_tests(clone()) != PASSED:
         print("The tests of this tree fail: nothing is timed.", file=sys.stderr)
         return 2
     head: dict[str, Any] = {"when": datetime.now(UTC).isoformat(timespec="seconds"), **machine()}
@@ -106,12 +107,6 @@ def finish(
         path = args.records / f"{name}.json"
         path.write_text(json.dumps(record, indent=1) + "\n")
         print(f"written to {path}")
-
-
-def tests_pass() -> bool:
-    """Run the default test suite quietly."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "2", "--no-header"]
-    return subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False).returncode == 0
 
 
 def machine() -> dict[str, Any]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+
+import bench_figures
 
 Record = dict[str, Any]
 
@@ -29,9 +32,9 @@ def stale(records: Path, folder: Path) -> list[str]:
         folder: The folder of the figures.
     """
     found = []
-    for name, (source, _) in FROM_RECORDS.items():
+    for name, (source, drawn) in FROM_RECORDS.items():
         record, figure = records / f"{source}.json", folder / f"{name}.svg"
-        if record.exists() and not (figure.exists() and _digest(record) in figure.read_text(encoding="utf-8")):
+        if record.exists() and not (figure.exists() and _digest(record, drawn) in figure.read_text(encoding="utf-8")):
             found.append(name)
     return found
 
@@ -47,7 +50,7 @@ def draw(name: str, records: Path, folder: Path) -> None:
     source, drawn = FROM_RECORDS[name]
     path = records / f"{source}.json"
     folder.mkdir(parents=True, exist_ok=True)
-    svg = drawn(json.loads(path.read_text(encoding="utf-8")), f"docs/records/{source}.json, {_digest(path)}")
+    svg = drawn(json.loads(path.read_text(encoding="utf-8")), f"docs/records/{source}.json, {_digest(path, drawn)}")
     (folder / f"{name}.svg").write_bytes(svg)
 
 
@@ -90,12 +93,13 @@ def backward_time(record: Record, source: str) -> bytes:
     return image.getvalue()
 
 
-def _digest(record: Path) -> str:
+def _digest(record: Path, drawn: Callable[[Record, str], bytes]) -> str:
     """What stands for the record's content and for how it is drawn."""
-    return hashlib.sha256(record.read_bytes() + Path(__file__).read_bytes()).hexdigest()[:16]
+    return hashlib.sha256(record.read_bytes() + Path(inspect.getfile(drawn)).read_bytes()).hexdigest()[:16]
 
 
 FROM_RECORDS: dict[str, tuple[str, Callable[[Record, str], bytes]]] = {
     "backward-time": ("bench-recurrent", backward_time),
+    "bench-rules": ("bench-rules", bench_figures.sweeps),
 }
 """For each figure, the record that it is drawn from, and what draws it."""

@@ -1,6 +1,7 @@
 """Step time and peak memory of each rule, as ratios to backprop in the same process."""
 
 import os
+import random
 import statistics
 import sys
 import tempfile
@@ -8,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count, islice
 
 import torch
 
@@ -22,7 +24,10 @@ _STDERR = 2
 # PyTorch's profiler says so, once, of memory that was there before it began; the level is counted from there.
 _HARMLESS = b"Memory block of unknown size"
 
+_CPU = torch.device("cpu")
+
 Step = Callable[[], object]
+Order = Callable[[Sequence[str], int], list[str]]
 
 
 @dataclass(frozen=True)
@@ -108,11 +113,39 @@ def _interleaved_medians(steps: Mapping[str, Step], baseline: str, device: torch
     repeats = max(1, round(_SAMPLE_SECONDS / once))
     affordable = int(_BUDGET_SECONDS / (repeats * once * len(steps)))
     rounds = min(_MAX_ROUNDS, max(_MIN_ROUNDS, affordable))
-    samples: dict[str, list[float]] = {rule: [] for rule in steps}
-    for turn in range(rounds):
-        for rule in _rotated(list(steps), turn):
-            samples[rule].append(_time(steps[rule], repeats, device))
+    samples: dict[str, list[float]] = {}
+    for taken in islice(interleaved(steps, device, repeats), rounds):
+        samples = taken
     return {rule: statistics.median(values) for rule, values in samples.items()}
+
+
+def interleaved(
+    steps: Mapping[str, Step], device: torch.device = _CPU, repeats: int = 1, order: Order | None = None
+) -> Iterator[dict[str, list[float]]]:
+    """Time steps in turns for as many rounds as are asked for: a change in the machine's load meets all of them.
+
+    Args:
+        steps: What is timed, by name.
+        device: Where the steps run.
+        repeats: Steps in a row that make one sample.
+        order: Which is timed after which, given the names and the number of the round; None: the first moves on by
+            one each round.
+
+    Yields:
+        After each round all samples so far, seconds of one step: the same lists, grown.
+    """
+    samples: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in count():
+        for name in (order or _rotated)(list(steps), turn):
+            samples[name].append(_time(steps[name], repeats, device))
+        yield samples
+
+
+def shuffled(names: Sequence[str], turn: int) -> list[str]:
+    """Return names in an order of their own for each round, so that none has a place or a predecessor of its own."""
+    order = list(names)
+    random.Random(turn).shuffle(order)
+    return order
 
 
 def _rotated(names: Sequence[str], turn: int) -> list[str]:
@@ -123,15 +156,19 @@ def _rotated(names: Sequence[str], turn: int) -> list[str]:
 
 def _time(step: Step, repeats: int, device: torch.device) -> float:
     """Seconds of one step, averaged over a few in a row."""
-    _synchronize(device)
+    synchronize(device)
     start = time.perf_counter()
     for _ in range(repeats):
         step()
-    _synchronize(device)
+    synchronize(device)
     return (time.perf_counter() - start) / repeats
 
 
-def _synchronize(device: torch.device) -> None:
-    """Wait for the device to finish what it was given."""
+def synchronize(device: torch.device) -> None:
+    """Wait for a device to finish what it was given.
+
+    Args:
+        device: The device.
+    """
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,0 +1,188 @@
+"""What teaching signals cost: the receivers' own functions, run once on zeros, their products counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node
+from torch.utils._pytree import tree_leaves
+
+from feedalign.broadcast import Broadcast, Plan, _taps
+from feedalign.layerwise import Reroute
+from feedalign.measure.cost.movement import Kind, Movement, reading, writing
+from feedalign.measure.cost.products import Products, Term, num_bytes, storage_of
+from feedalign.measure.cost.recording import Recording
+from feedalign.receivers import Arrival, Receiver, Tap, WeightReceiver
+from feedalign.recurrent.local_steps import LocalSteps
+from feedalign.rules.base import EstimatingRule, LearnedRule
+
+Work = tuple[int, Movement]
+NOTHING: Work = (0, Movement())
+
+
+class _Counted(Products):
+    """Adds up products and what they read."""
+
+    def __init__(self, recording: Recording, others: Kind) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.recording, self.others = recording, others
+        self.macs, self.moved = 0, Movement()
+
+    def found(self, name: str, terms: tuple[Term, ...], args: Sequence[Any], out: Any) -> None:
+        """See `Products`."""
+        del name, out
+        self.macs += sum(term.macs for term in terms)
+        for place in {place for term in terms for place in (term.left, term.right) if place is not None}:
+            self.moved += reading(self._kind(args[place]), num_bytes(args[place]))
+
+    def _kind(self, tensor: Tensor) -> Kind:
+        if storage_of(tensor) in self.recording.feedback:
+            return "feedback"
+        return "weights" if storage_of(tensor) in self.recording.parameters else self.others
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What one receiver's signal costs.
+
+    Attributes:
+        receiver: The receiver.
+        macs: Products that make its signal and learn its feedback.
+        moved: What they move.
+        kept: What is kept for them of the forward.
+    """
+
+    receiver: Receiver
+    macs: int
+    moved: Movement
+    kept: tuple[Tensor, ...]
+
+
+def is_broadcast(node: Node) -> bool:
+    """Whether a node is that where the error is turned into signals."""
+    return _is(node, Broadcast)
+
+
+def of_broadcast(node: Any, recording: Recording, streaming: frozenset[str]) -> list[Taught]:
+    """Return what the signals of a broadcast node cost, receiver by receiver.
+
+    Args:
+        node: The node.
+        recording: The forward that it is from.
+        streaming: Points whose signals are rows of their feedback, picked by the targets before the output exists.
+
+    Returns:
+        One entry for each receiver that the backward teaches.
+    """
+    plan: Plan = node.plan
+    output, tangent, *rest = node.saved_tensors
+    error = _zeros(node._input_metadata[0])
+    arrival = Arrival(error, output, tangent, plan.num_perturbations, plan.error_axis)
+    found, first = [], 4
+    with torch.no_grad():
+        taps, _ = _taps(node, rest, error)
+        for position, (receiver, tap) in enumerate(zip(plan.receivers, taps, strict=True)):
+            trains = any(node.needs_input_grad[first : first + len(tap.held)])
+            first += len(tap.held)
+            if not node.needs_input_grad[node.first_tap + position]:
+                continue
+            if receiver.point in streaming:
+                size = tap.shape.numel() * tap.dtype.itemsize
+                work = (0, reading("feedback", size) + writing("errors", size))
+            else:
+                work = _taught(receiver, arrival, tap, recording, trains=trains)
+            found.append(Taught(receiver, *work, tuple(tap.kept)))
+    return found
+
+
+def _taught(receiver: Receiver, arrival: Arrival, tap: Tap, recording: Recording, *, trains: bool) -> Work:
+    """Products and movement of one receiver: what it gathers in the forward, its signal, its feedback's gradients."""
+    signal, macs, moved = _run(recording, lambda: receiver.teach(arrival, tap), "errors")
+    of_weight = isinstance(receiver, WeightReceiver)
+    moved += writing("weights" if of_weight else "errors", _size([signal]))
+    moved += reading("weights" if of_weight else "activations", _size(tap.kept))
+    if isinstance(receiver.rule, EstimatingRule):
+        draws = torch.zeros((arrival.num_perturbations * tap.shape[0], *tap.shape[1:]), dtype=tap.dtype)
+        drawn = draws.to(arrival.error.device)
+        gathered, more, read = _run(
+            recording, lambda: receiver.gather(drawn, arrival.tangent, tap.valid), "activations"
+        )
+        macs, moved = macs + more, moved + read + writing("feedback", _size([gathered]))
+    if trains:
+        grads, more, read = _run(recording, lambda: receiver.feedback_gradients(arrival, tap), "errors")
+        macs, moved = macs + more, moved + read
+        if isinstance(receiver.rule, LearnedRule) or tap.held:
+            moved += writing("feedback", _size(grads))
+    return macs, moved
+
+
+def of_gate(node: Any, recording: Recording) -> Work | None:
+    """Return what a layer's feedback weight costs, if a node is that of one."""
+    if not _is(node, Reroute):
+        return None
+    (feedback,) = node.saved_tensors
+    grad = _zeros(node._input_metadata[0])
+    with torch.no_grad():
+        made, macs, moved = _run(recording, lambda: node.adjoint(grad, feedback.to(grad.dtype), node.shape), "errors")
+    if storage_of(feedback) not in recording.feedback:
+        # Made of the weight at each forward: moved as feedback all the same, and written first.
+        size = num_bytes(feedback)
+        moved += Movement(feedback_read=size, feedback_written=size, errors_read=-size)
+    return macs, moved + writing("errors", _size([made]))
+
+
+def of_steps(node: Any, recording: Recording) -> Work | None:
+    """Return what the local backward of a recurrent layer costs, what it makes again included, if this is its node."""
+    if not _is(node, LocalSteps):
+        return None
+    signal = _zeros(node._input_metadata[0])
+    others = (None,) * (len(node._input_metadata) - 1)
+    made, macs, moved = _run(recording, lambda: LocalSteps.backward(node, signal, *others), "activations")
+    of_input, *of_weights = made[2:]
+    moved += reading("errors", num_bytes(signal)) + writing("errors", _size([of_input]))
+    return macs, moved + writing("weights", _size(of_weights))
+
+
+def is_foreign(node: Node) -> bool:
+    """Whether a node is an `autograd.Function` of somebody else, whose backward may multiply anything."""
+    is_python = isinstance(node, torch.autograd.function.BackwardCFunction)
+    return is_python and not any(_is(node, known) for known in (Broadcast, Reroute, LocalSteps))
+
+
+def _is(node: Node, function: type[torch.autograd.Function]) -> bool:
+    return getattr(type(node), "_forward_cls", None) is function
+
+
+def _run(recording: Recording, work: Callable[[], Any], others: Kind) -> tuple[Any, int, Movement]:
+    with _Counted(recording, others) as counted:
+        made = work()
+    return made, counted.macs, counted.moved
+
+
+def _zeros(metadata: Any) -> Tensor:
+    return torch.zeros(tuple(metadata.shape), dtype=metadata.dtype, device=metadata.device)
+
+
+def _size(tensors: Iterable[Any]) -> int:
+    return sum(num_bytes(leaf) for leaf in tree_leaves(list(tensors)) if isinstance(leaf, Tensor))
+
+
+def edges_of(node: Any, points: frozenset[str]) -> list[tuple[Node, int]]:
+    """Return the edges of a broadcast node that lead to some receivers.
+
+    Args:
+        node: The node.
+        points: Names of the receivers' points.
+    """
+    receivers = node.plan.receivers
+    first = len(node.next_functions) - len(receivers)
+    return [(node, first + place) for place, receiver in enumerate(receivers) if receiver.point in points]
+
+
+def all_at(node: Any, points: frozenset[str]) -> bool:
+    """Whether all receivers of a broadcast node are at some points."""
+    return all(receiver.point in points for receiver in node.plan.receivers)

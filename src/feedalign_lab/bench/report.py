@@ -1,0 +1,58 @@
+"""What a benchmark shows on screen."""
+
+from rich.table import Table
+
+from feedalign_lab.bench.timing import BenchResult, BenchRow, Ratio
+
+_MIB, _MILLION = 2**20, 1e6
+_HEAD = ("step", "limit", "quartiles", "forward", "backward", "memory", "feedback, MMACs", "feedback, MiB")
+
+
+def case_table(result: BenchResult) -> Table:
+    """Return the table of one case.
+
+    Args:
+        result: What was measured.
+    """
+    base = result.rows[0]
+    peak = base.peak_bytes / _MIB
+    title = f"{result.case.title}: backprop {base.step_ms:.2f} ms, {peak:.1f} MiB; {result.rounds} rounds"
+    table = Table(title=title, title_justify="left")
+    table.add_column("over backprop's")
+    for name in _HEAD:
+        table.add_column(name, justify="right")
+    for row in result.rows:
+        table.add_row(row.name, *_cells(row))
+    return table
+
+
+def _cells(row: BenchRow) -> tuple[str, ...]:
+    uncounted = "?" if row.not_counted else ""
+    return (
+        f"{row.step.median:.2f}",
+        "–" if row.limit is None else f"{row.limit:.2f}{uncounted}",
+        _spread(row.step),
+        f"{row.forward.median:.2f}",
+        f"{row.backward.median:.2f}",
+        f"{row.memory:.2f}",
+        "–" if row.feedback_macs is None else f"{row.feedback_macs / _MILLION:.3g}",
+        "–" if row.feedback_bytes is None else f"{row.feedback_bytes / _MIB:.3g}",
+    )
+
+
+def _spread(ratio: Ratio) -> str:
+    return f"{ratio.low:.2f} .. {ratio.high:.2f}"
+
+
+def left_out_lines(result: BenchResult) -> list[str]:
+    """Return a line for each contestant that is not in a case, with the reason.
+
+    Args:
+        result: What was measured.
+    """
+    return [f"  without {name}: {_shortened(reason)}" for name, reason in result.left_out.items()]
+
+
+def _shortened(reason: str, most: int = 160) -> str:
+    first = reason.splitlines()[0] if reason else ""
+    return first if len(first) <= most else f"{first[:most].rsplit(' ', 1)[0]} ..."
