@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import ClassVar, Literal, Self, get_args
 
 from torch import Tensor
 
 from feedalign.errors import AttachError
 from feedalign.feedback import Draw, KaimingUniform, Zeros
+from feedalign.limits import UNLIMITED, Limits
 
 Link = Literal["softmax", "sigmoid", "other"]
 Positions = Literal["auto", "shared", "full"]
@@ -103,14 +105,17 @@ class DirectRule(PointRule):
         gamma: For recurrent layers under an output with an error at every step: a step is taught by the sum over its
             own and all later errors, discounted by gamma for each step between, `g_t = (sum_{s>=t} gamma^(s-t) E_s) B`.
             1: all count alike, as when a sequence has one error; 0: each step has its own error alone.
+        limits: What hardware does to the error on its way: few bits, noise, delay; see `Limits`.
 
     Attributes:
         default_draw: How feedback is drawn unless `attach(feedback=...)` says otherwise.
         streams: With `Handle.targets`, the signal exists before the output does.
+        refused_limits: Limits that mean nothing for the rule, each with the reason.
     """
 
     positions: Positions = "auto"
     gamma: float = field(default=1.0, kw_only=True)
+    limits: Limits = field(default=UNLIMITED, kw_only=True)
 
     def __post_init__(self) -> None:
         refuse_unknown(type(self).__name__, "positions", self.positions, get_args(Positions))
@@ -119,9 +124,23 @@ class DirectRule(PointRule):
             raise AttachError(
                 f"fa.{type(self).__name__}(gamma={self.gamma!r}): the discount of later errors lies from 0 to 1."
             )
+        limits: object = self.limits
+        if not isinstance(limits, Limits):
+            raise AttachError(f"fa.{type(self).__name__}(limits={limits!r}): give fa.Limits(...).")
+        for name in limits.given():
+            if name in self.refused_limits:
+                raise AttachError(
+                    f"fa.{type(self).__name__}(limits={limits!r}): {self.refused_limits[name]}; leave {name}= out."
+                )
+
+    def __repr__(self) -> str:
+        """Options; limits only where there are any."""
+        shown = [f.name for f in fields(self) if f.repr and (f.name != "limits" or self.limits != UNLIMITED)]
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
     default_draw: ClassVar[Draw] = KaimingUniform()
     streams: ClassVar[bool] = False
+    refused_limits: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     @abstractmethod
     def broadcast(self, error: Tensor, output: Tensor | None) -> Tensor:
@@ -137,7 +156,7 @@ class DirectRule(PointRule):
         """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LearnedRule(DirectRule):
     """A direct rule that trains its feedback, in the same backward: each matrix receives a gradient.
 
@@ -186,9 +205,11 @@ class Perturbing(Rule):
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EstimatingRule(Perturbing, LearnedRule):
     """A rule that learns its feedback from an estimate made of perturbations and the tangent of the output."""
+
+    __repr__ = DirectRule.__repr__
 
     def __post_init__(self) -> None:
         LearnedRule.__post_init__(self)

@@ -10,7 +10,7 @@ from torch import Tensor
 from feedalign.rules.base import DirectRule
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DFA(DirectRule):
     """Direct feedback alignment: the output error, projected by a fixed random matrix, teaches each layer.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from feedalign.rules.base import LearnedRule
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DKP(LearnedRule):
     """Direct Kolen-Pollack: DFA whose feedback receives the gradient that an output weight in its place would.
 

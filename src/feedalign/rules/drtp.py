@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import ClassVar, Self
 
 from torch import Tensor
@@ -11,7 +13,7 @@ from feedalign.rules.base import DirectRule, Link, refuse_unknown
 from feedalign.rules.targets_from_error import has_form, read_targets, wrong_form
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DRTP(DirectRule):
     """Direct random target projection: the one-hot target stands for the error, `S_l = -s * Y B_l`.
 
@@ -47,6 +49,12 @@ class DRTP(DirectRule):
     update_locked: ClassVar[bool] = False
     streams: ClassVar[bool] = True
     reads_output: ClassVar[bool] = True
+    refused_limits: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "error": "what it sends is the target, one class out of all, which has no bits to lose",
+            "delay": "its signal waits for no error, since the target is there before the forward",
+        }
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -16,7 +16,7 @@ Projects = Literal["old", "new"]
 DEFAULT_RATE = 0.01
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FDFA(EstimatingRule):
     """Forward direct feedback alignment, first named Directional DFA: each B_l learns the Jacobian of the output.
 
@@ -76,6 +76,12 @@ class FDFA(EstimatingRule):
             raise AttachError(
                 'fa.FDFA(projects="new") needs update="ema": with update="adam" the feedback changes when the '
                 "optimizer steps, after the signals were made."
+            )
+
+        if self.limits.delay and self.update == "ema":
+            raise AttachError(
+                f'fa.FDFA(update="ema", limits={self.limits!r}): the average moves in the forward, which waits for no '
+                'error, while its signals would be late; give update="adam", whose gradients wait, or no delay.'
             )
 
     @property

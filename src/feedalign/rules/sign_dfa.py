@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import ClassVar, Self, get_args
 
 from torch import Tensor
@@ -11,7 +13,7 @@ from feedalign.rules.base import DirectRule, Link, refuse_unknown
 from feedalign.rules.targets_from_error import has_form, read_targets, wrong_form
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SignDFA(DirectRule):
     """sDFA: the sign of the error vector is projected, `S_l = s * sign(E) B_l`.
 
@@ -37,6 +39,9 @@ class SignDFA(DirectRule):
     paper: ClassVar[str] = "Frenkel et al. 2021"
     signal: ClassVar[str] = "s sign(e) B"
     reads_output: ClassVar[bool] = True
+    refused_limits: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {"error": "what it sends is signs, of one bit each, which no converter changes"}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
