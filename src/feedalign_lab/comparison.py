@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 
+from feedalign_lab.checkpoints.keeper import CONVOLUTIONS, TRAINING, CheckpointFolder, Checkpoints
 from feedalign_lab.cost import CostRecord, measure_cost
 from feedalign_lab.environment import Environment, describe_environment
 from feedalign_lab.errors import DivergedError
@@ -128,11 +129,19 @@ def run_comparison(plan: Plan, task: Task, folder: ResultsFolder, watch: Watch, 
     return comparison
 
 
-def run_training(plan: Plan, task: Task, folder: ResultsFolder, watch: Watch, tell: Tell = silent) -> Comparison:
+def run_training(
+    plan: Plan,
+    task: Task,
+    folder: ResultsFolder,
+    watch: Watch,
+    tell: Tell = silent,
+    checkpoints: CheckpointFolder | None = None,
+) -> Comparison:
     """Train one trial of one rule and save the weights of the plain network beside the results.
 
     The weights are those of the network alone, without feedback, after the epoch that the task is judged at; they load
-    into the same network with `torch.load(path, weights_only=True)`. A trial that diverged saves none.
+    into the same network with `torch.load(path, weights_only=True)`. A trial that diverged saves none. Checkpoints are
+    removed once the trial has ended by itself and everything is written.
 
     Args:
         plan: What to train, with a single rule and a single trial.
@@ -140,6 +149,7 @@ def run_training(plan: Plan, task: Task, folder: ResultsFolder, watch: Watch, te
         folder: Where `results.json`, `weights.pt` and the images go.
         watch: Told of the trial and its epochs.
         tell: Told how far something long is.
+        checkpoints: What the training is saved to and goes on from.
 
     Returns:
         The comparison of that one rule with nothing else; its cost is not measured.
@@ -148,19 +158,24 @@ def run_training(plan: Plan, task: Task, folder: ResultsFolder, watch: Watch, te
     trial: Trial | None = None
     kept: KeptWeights | None = None
     try:
-        _prepare(comparison, 0, watch)
+        _prepare(comparison, 0, watch, None if checkpoints is None else checkpoints.of(CONVOLUTIONS))
         kept = KeptWeights(task.judged_at, task.metric.better)
-        trial = _run_trial(comparison, plan.rules[0], 0, watch, tell, kept)
+        of_trial = None if checkpoints is None else checkpoints.of(TRAINING)
+        trial = _run_trial(comparison, plan.rules[0], 0, watch, tell, of_trial, kept)
     except DivergedError as error:
         _give_up(comparison, 0, str(error))
     except KeyboardInterrupt:
         comparison.status = "interrupted"
     if comparison.status == "running":
         comparison.status = "finished"
+    if checkpoints is not None:
+        comparison.environment["resumed"] = checkpoints.resumed()
     _write(comparison, folder)
     if trial is not None and kept is not None:
         _keep_trial(comparison, trial, kept, folder)
     _draw(comparison, folder)
+    if checkpoints is not None and comparison.status == "finished":
+        checkpoints.remove()
     return comparison
 
 
@@ -243,23 +258,28 @@ def _has_something_to_show(result: TrialResult) -> bool:
 
 
 def _run_trial(
-    comparison: Comparison, rule: str, number: int, watch: Watch, tell: Tell, kept: KeptWeights | None = None
+    comparison: Comparison,
+    rule: str,
+    number: int,
+    watch: Watch,
+    tell: Tell,
+    checkpoints: Checkpoints | None = None,
+    kept: KeptWeights | None = None,
 ) -> Trial:
     """Train one trial of one rule and keep the result."""
     spec, schedule = comparison.plan.spec(rule, number), comparison.plan.schedule
     trial = comparison.task.trial(spec)
     trial.tell = tell
-    on_epoch = watch(rule, number, schedule.epochs)
-    result = run_trial(trial, spec, schedule, on_epoch if kept is None else kept.watching(trial.model, on_epoch))
+    result = run_trial(trial, spec, schedule, watch(rule, number, schedule.epochs), checkpoints, kept)
     comparison.trials.append(result)
     if result.status == "interrupted":
         comparison.status = "interrupted"
     return trial
 
 
-def _prepare(comparison: Comparison, number: int, watch: Watch) -> None:
+def _prepare(comparison: Comparison, number: int, watch: Watch, checkpoints: Checkpoints | None = None) -> None:
     """Train what all rules of a trial build upon, and keep the result."""
-    result = comparison.task.prepare(number, watch)
+    result = comparison.task.prepare(number, watch, checkpoints)
     if result is None:
         return
     comparison.features.append(result)

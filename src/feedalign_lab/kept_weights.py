@@ -1,11 +1,12 @@
 """The weights after the epoch that counts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from feedalign_lab.records import Better, EpochRecord, OnEpoch, best_of
+from feedalign_lab.records import Better, EpochRecord, best_of
 
 
 @dataclass
@@ -24,27 +25,27 @@ class KeptWeights:
     _score: float | None = None
     _copies: dict[str, Tensor] = field(default_factory=dict)
 
-    def watching(self, model: nn.Module, on_epoch: OnEpoch) -> OnEpoch:
-        """Be told of epochs.
+    def see(self, model: nn.Module, record: EpochRecord) -> None:
+        """Be told of an epoch.
 
         Args:
-            model: What is trained.
-            on_epoch: Who else is told.
-
-        Returns:
-            What to call after each epoch.
+            model: What is trained, as it is after the epoch.
+            record: Of the epoch.
         """
+        score = record.validation_score
+        if self.judged_at == "last" or score is None:
+            self.epoch = record.epoch
+        elif self._is_better(score):
+            self.epoch, self._score = record.epoch, score
+            self._copies = {name: entry.detach().clone() for name, entry in model.state_dict().items()}
 
-        def told(record: EpochRecord) -> None:
-            score = record.validation_score
-            if self.judged_at == "last" or score is None:
-                self.epoch = record.epoch
-            elif self._is_better(score):
-                self.epoch, self._score = record.epoch, score
-                self._copies = {name: entry.detach().clone() for name, entry in model.state_dict().items()}
-            on_epoch(record)
+    def state(self) -> dict[str, Any]:
+        """What `load_state` takes."""
+        return {"epoch": self.epoch, "score": self._score, "copies": self._copies}
 
-        return told
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Keep what another one kept."""
+        self.epoch, self._score, self._copies = state["epoch"], state["score"], dict(state["copies"])
 
     def _is_better(self, score: float) -> bool:
         before = [] if self._score is None else [(self._score, False)]

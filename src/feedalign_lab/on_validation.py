@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import feedalign as fa
+from feedalign_lab.checkpoints.keeper import Checkpoints
 from feedalign_lab.errors import SettingError
 from feedalign_lab.learner import LearnerSpec
 from feedalign_lab.records import TrialResult, Watch
@@ -20,7 +21,7 @@ class _TrialOnValidation(Trial):
 
     def train_epoch(self, number: int) -> float:
         """Pass over the training data once; see `Trial`."""
-        self._trial.tell = self.tell
+        self._trial.tell, self._trial.rest = self.tell, self.rest
         return self._trial.train_epoch(number)
 
     def scores(self) -> Scores:
@@ -45,6 +46,14 @@ class _TrialOnValidation(Trial):
     def handles(self) -> tuple[fa.Handle, ...]:
         """All rules of the model; see `Trial`."""
         return self._trial.handles()
+
+    def state(self) -> dict[str, Any]:
+        """All that training has changed; see `Trial`."""
+        return self._trial.state()
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Become what another trial was; see `Trial`."""
+        self._trial.load_state(state)
 
 
 class TaskOnValidation(Task):
@@ -78,9 +87,9 @@ class TaskOnValidation(Task):
         """Build a trial; see `Task`."""
         return _TrialOnValidation(self._task.trial(spec), self.data)
 
-    def prepare(self, trial: int, watch: Watch) -> TrialResult | None:
+    def prepare(self, trial: int, watch: Watch, checkpoints: Checkpoints | None = None) -> TrialResult | None:
         """Do what all rules of a trial build upon; see `Task`."""
-        return self._task.prepare(trial, watch)
+        return self._task.prepare(trial, watch, checkpoints)
 
     def streams(self) -> tuple[Stream, ...]:
         """Names of the streams of random numbers; see `Task`."""

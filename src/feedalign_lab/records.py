@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from feedalign.measure import LayerAlignment
 
@@ -38,6 +38,18 @@ class EpochRecord:
     alignment: tuple[LayerAlignment, ...]
     validation_score: float | None = None
     other_scores: Mapping[str, float] = field(default_factory=dict)
+
+
+def epoch_record(columns: Mapping[str, Any]) -> EpochRecord:
+    """A record out of what `dataclasses.asdict` made of it.
+
+    Args:
+        columns: By name.
+
+    Returns:
+        The record.
+    """
+    return EpochRecord(**{**columns, "alignment": tuple(LayerAlignment(**one) for one in columns["alignment"])})
 
 
 OnEpoch = Callable[[EpochRecord], None]

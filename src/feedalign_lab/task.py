@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import feedalign as fa
+from feedalign_lab.checkpoints.keeper import Checkpoints
 from feedalign_lab.learner import LearnerSpec
 from feedalign_lab.records import Better, TrialResult, Watch
 from feedalign_lab.seeding import Stream
@@ -76,12 +77,15 @@ class Trial(ABC):
         handle: The rule's.
         optimizer: Over everything that the rule teaches.
         tell: To be called within what takes long, for a progress bar.
+        rest: To be called between two steps of an epoch by trials whose `state` tells how far in it they are; they may
+            be saved there.
     """
 
     model: nn.Module
     handle: fa.Handle
     optimizer: torch.optim.Optimizer
     tell: Tell = staticmethod(silent)
+    rest: Callable[[], object] = staticmethod(lambda: None)
 
     @abstractmethod
     def train_epoch(self, number: int) -> float:
@@ -121,6 +125,38 @@ class Trial(ABC):
     def handles(self) -> tuple[fa.Handle, ...]:
         """All rules of the model: more than one where it consists of networks with an error of their own each."""
         return (self.handle,)
+
+    def generators(self) -> Mapping[str, torch.Generator]:
+        """What the trial draws from as it trains, by name; dropout's stream is not its own."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """All that training has changed, in tensors, numbers, text and containers of them; not copied."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generators": {name: draws.get_state() for name, draws in self.generators().items()},
+            # Of those that are counted in Python: when a rule looks at the form of the error again.
+            "backwards": [handle._circuit.plan.num_backwards for handle in self.handles()],
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Become what another trial of the same kind was.
+
+        Args:
+            state: Its `state`.
+
+        Raises:
+            KeyError: Something is missing.
+            RuntimeError: Tensors do not fit.
+            ValueError: Parameters or generators are others.
+        """
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name, draws in self.generators().items():
+            draws.set_state(state["generators"][name])
+        for handle, count in zip(self.handles(), state["backwards"], strict=True):
+            handle._circuit.plan.num_backwards = count
 
     def results(self) -> Sequence[ResultFile]:
         """Return what else this trial leaves behind, once it is finished or cut short: a picture, a film."""
@@ -176,17 +212,18 @@ class Task(ABC):
     def trial(self, spec: LearnerSpec) -> Trial:
         """Build the network of a trial, attach the rule, make the optimizer."""
 
-    def prepare(self, trial: int, watch: Watch) -> TrialResult | None:
+    def prepare(self, trial: int, watch: Watch, checkpoints: Checkpoints | None = None) -> TrialResult | None:
         """Do what all rules of a trial build upon.
 
         Args:
             trial: Number of the trial, from 0.
             watch: To be told of its epochs.
+            checkpoints: What it is saved to and goes on from.
 
         Returns:
             How that went; None where there is nothing to do.
         """
-        del trial, watch
+        del trial, watch, checkpoints
         return None
 
     def results(self) -> Sequence[ResultFile]:

@@ -1,7 +1,7 @@
 """Tensors as a task: a data set held in memory, and a network of the papers' for it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import feedalign as fa
+from feedalign_lab.checkpoints.keeper import Checkpoints
+from feedalign_lab.checkpoints.place import Place
 from feedalign_lab.data.augmentation import flip_horizontally
 from feedalign_lab.data.dataset import Dataset, Part, validation_split
 from feedalign_lab.data.dataset import Task as Kind
@@ -91,28 +93,43 @@ class TensorTrial(Trial):
         refuse_unsuited_schedule(schedule, dataset, spec.network)
         self.model, self.handle, self.optimizer = learner.model, learner.handle, learner.optimizer
         self._learner, self._spec, self._schedule, self.dataset = learner, spec, schedule, dataset
-        self._order = generator(spec.seed, spec.trial, "order")
+        self._place = Place(generator(spec.seed, spec.trial, "order"))
 
     def train_epoch(self, number: int) -> float:
         """Pass over the training data once; see `Trial`."""
-        x_train, schedule = self.dataset.x_train, self._schedule
-        num_train = x_train.shape[0]
-        shuffled = torch.randperm(num_train, generator=self._order).to(x_train.device)
-        batches = shuffled.split(schedule.batch_size or num_train)
-        total = 0.0
-        for place, chosen in enumerate(batches):
-            x = x_train[chosen]
-            if schedule.flip:
-                x = flip_horizontally(x, self._order)
-            when = f"step {1 + (number - 1) * len(batches) + place} (epoch {number})"
-            loss = checked_step(self._learner, self._spec.rule, x, self._targets[chosen], when)
-            total += loss * len(chosen)
-            self.tell("epoch", (place + 1) / len(batches))
+        num_train, schedule = self.dataset.x_train.shape[0], self._schedule
+        num_steps = -(-num_train // (schedule.batch_size or num_train))
+        for step, (x, y) in self._place.batches(self._batches, self.rest):
+            when = f"step {(number - 1) * num_steps + step} (epoch {number})"
+            self._place.add(checked_step(self._learner, self._spec.rule, x, y, when), len(x))
+            self.tell("epoch", step / num_steps)
         # What the last update of an epoch did shows in no loss before the next one.
         if first_non_finite(self.model) is not None:
             raise diverged(self, self._spec.rule, "a parameter or gradient", f"the end of epoch {number}")
         self._learner.decay_learning_rate(schedule.lr_decay)
-        return total / num_train
+        return self._place.end()
+
+    def _batches(self, order: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """The inputs and targets of one epoch, shuffled and mirrored.
+
+        Yields:
+            Each batch.
+        """
+        x_train = self.dataset.x_train
+        num_train = x_train.shape[0]
+        shuffled = torch.randperm(num_train, generator=order).to(x_train.device)
+        for chosen in shuffled.split(self._schedule.batch_size or num_train):
+            x = x_train[chosen]
+            yield (flip_horizontally(x, order) if self._schedule.flip else x), self._targets[chosen]
+
+    def state(self) -> dict[str, Any]:
+        """All that training has changed; see `Trial`."""
+        return {**super().state(), "place": self._place.state()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Become what another trial was; see `Trial`."""
+        super().load_state(state)
+        self._place.load_state(state["place"])
 
     def scores(self) -> Scores:
         """Measure on the held-out parts; see `Trial`."""
@@ -213,10 +230,10 @@ class TensorTask(Task):
         """Test errors of what can be told without learning; see `Task`."""
         return trivial_errors(self._dataset.of_trial(seed, trial))
 
-    def prepare(self, trial: int, watch: Watch) -> TrialResult | None:
+    def prepare(self, trial: int, watch: Watch, checkpoints: Checkpoints | None = None) -> TrialResult | None:
         """Train the convolutions that the rules of a trial share; see `Task`."""
         training = self._training_of_features
-        return None if training is None else training.run(trial, self._dataset, watch)
+        return None if training is None else training.run(trial, self._dataset, watch, checkpoints)
 
     def trial(self, spec: LearnerSpec) -> TensorTrial:
         """Build a trial's learner on the trial's split; see `Task`."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from feedalign_lab.checkpoints.keeper import Checkpoints
 from feedalign_lab.data.dataset import Dataset
 from feedalign_lab.learner import LearnerSpec, make_learner
 from feedalign_lab.models import build_network
@@ -26,13 +27,14 @@ class FeatureTraining:
         self._spec_of, self._schedule = spec_of, schedule
         self._trained: dict[int, Features] = {}
 
-    def run(self, trial: int, dataset: Dataset, watch: Watch) -> TrialResult:
+    def run(self, trial: int, dataset: Dataset, watch: Watch, checkpoints: Checkpoints | None = None) -> TrialResult:
         """Train the whole network of a trial with backprop and keep its convolutions.
 
         Args:
             trial: Number of the trial, from 0.
             dataset: What to train on.
             watch: Told of the training and its epochs.
+            checkpoints: What it is saved to and goes on from.
 
         Returns:
             How the training went.
@@ -41,7 +43,8 @@ class FeatureTraining:
         dataset = dataset.of_trial(spec.seed, trial)
         learner = make_learner(spec, dataset)
         on_epoch = watch(FEATURES, trial, self._schedule.epochs)
-        result = run_trial(TensorTrial(learner, spec, self._schedule, dataset), spec, self._schedule, on_epoch)
+        trained = TensorTrial(learner, spec, self._schedule, dataset)
+        result = run_trial(trained, spec, self._schedule, on_epoch, checkpoints)
         # Those of one trial are enough: trials come one after the other.
         self._trained = {trial: features_of(learner.model)}
         return result

@@ -7,6 +7,7 @@ import torch
 from toy_task import ToyDomain, ToyTask
 
 from feedalign_lab import comparison, domains
+from feedalign_lab.checkpoints import keeper
 from feedalign_lab.cost import CostRecord
 
 
@@ -24,3 +25,10 @@ def task(monkeypatch: pytest.MonkeyPatch) -> ToyTask:
     monkeypatch.setattr(comparison, "measure_cost", measure)
     monkeypatch.setattr(domains, "all_domains", lambda: (*honest(), ToyDomain(made)))
     return made
+
+
+@pytest.fixture
+def always_saving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints are due wherever one can be written."""
+    monkeypatch.setattr(keeper, "FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(keeper, "MOST_SHARE", float("inf"))

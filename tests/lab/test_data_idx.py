@@ -69,7 +69,7 @@ def test_header_alone_is_refused(tmp_path: Path) -> None:
 def test_size_that_contradicts_the_header(tmp_path: Path, num_images: int) -> None:
     path = tmp_path / "images.gz"
     path.write_bytes(gzip.compress(struct.pack(">4I", 0x803, num_images, 2, 2) + bytes(8)))
-    with pytest.raises(CorruptFileError, match=rf"holds 8 bytes of data.* = {num_images * 4}"):
+    with pytest.raises(CorruptFileError, match=rf"holds (8|more than 4) bytes of data.* = {num_images * 4}"):
         read_idx(path, num_dimensions=3)
 
 
@@ -83,3 +83,17 @@ def test_label_outside_the_classes(images: Path, tmp_path: Path) -> None:
     labels = write_idx(tmp_path / "labels.gz", np.array([1, 10]))
     with pytest.raises(CorruptFileError, match="label 10, but there are only 10 classes"):
         read_image_part(images, labels)
+
+
+def test_data_far_beyond_what_the_header_announces_are_not_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "labels.gz"
+    path.write_bytes(gzip.compress(struct.pack(">2I", 0x801, 4) + bytes(2**24), 1))
+    with pytest.raises(CorruptFileError, match="holds more than 4 bytes"):
+        read_idx(path, num_dimensions=1)
+
+
+def test_a_header_that_announces_more_than_there_can_be_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "images.gz"
+    path.write_bytes(gzip.compress(struct.pack(">4I", 0x803, 2**32 - 1, 2**32 - 1, 2**32 - 1)))
+    with pytest.raises(CorruptFileError, match="holds 0 bytes of data"):
+        read_idx(path, num_dimensions=3)

@@ -1,12 +1,13 @@
 """What `feedalign language` does."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 
+from feedalign_lab.cli_resume import checkpoints_of, open_folder
 from feedalign_lab.errors import SettingError
 from feedalign_lab.language.attention import AttentionName
 from feedalign_lab.language.choices import RuleChoice, parse_choices
@@ -16,9 +17,9 @@ from feedalign_lab.language.options import LanguageOptions
 from feedalign_lab.language.plan import WARMUP, LanguagePlan, Optimization, OptimizerName, ScheduleName
 from feedalign_lab.language.progress import LanguageProgress
 from feedalign_lab.language.settings import SizeSetting, default_rate, size_setting
+from feedalign_lab.language.sources import PART_NAMES
 from feedalign_lab.language.tokens import Tokens, encode_prompt, load_tokenizer, tokenize
 from feedalign_lab.language.transformer import ErrorAt, TransformerSize
-from feedalign_lab.results import ResultsFolder
 
 
 def plan_of(options: LanguageOptions) -> LanguagePlan:
@@ -103,7 +104,7 @@ def run(options: LanguageOptions, device: torch.device) -> LanguageComparison:
     """
     plan = plan_of(options)
     path = options.out or Path("results") / f"language-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    folder = ResultsFolder.open(path, overwrite=options.overwrite)
+    folder = open_folder(options, path)
     with LanguageProgress(is_shown=not options.json) as progress:
         progress.say("reading the text")
         corpus = load_corpus(plan.text)
@@ -113,8 +114,30 @@ def run(options: LanguageOptions, device: torch.device) -> LanguageComparison:
             progress.note(note)
         prompt = None if options.prompt is None else encode_prompt(tokens.tokenizer, options.prompt)
         sampling = Sampling(prompt, options.sample_tokens, options.temperature)
+        checkpoints = checkpoints_of(options, folder, _decides(options, plan, tokens, device), progress.note)
         progress.say("measuring cost")
-        return run_language(plan, tokens, corpus.source, folder, progress.watch, device=device, sampling=sampling)
+        return run_language(
+            plan,
+            tokens,
+            corpus.source,
+            folder,
+            progress.watch,
+            device=device,
+            sampling=sampling,
+            checkpoints=checkpoints,
+        )
+
+
+def _decides(options: LanguageOptions, plan: LanguagePlan, tokens: Tokens, device: torch.device) -> dict[str, Any]:
+    """Everything that decides what a run comes to."""
+    return {
+        **asdict(plan),
+        "prompt": options.prompt,
+        "sample_tokens": options.sample_tokens,
+        "temperature": options.temperature,
+        "device": str(device),
+        "num_tokens": {name: int(tokens.part(name).numel()) for name in PART_NAMES},
+    }
 
 
 def _tokens(plan: LanguagePlan, corpus: Corpus, asked: int | None) -> Tokens:

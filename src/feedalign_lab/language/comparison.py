@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from feedalign_lab.checkpoints.keeper import CheckpointFolder, Checkpoints
 from feedalign_lab.cost import CostRecord, measure_cost
 from feedalign_lab.environment import Environment, describe_environment
 from feedalign_lab.errors import SettingError
@@ -17,7 +18,7 @@ from feedalign_lab.language.evaluation import loss_by_counts, perplexity, token_
 from feedalign_lab.language.learner import LanguageLearner, make_learner
 from feedalign_lab.language.plan import LanguagePlan
 from feedalign_lab.language.plots import draw_angles, draw_perplexities
-from feedalign_lab.language.records import LanguageRun, Parts, best_runs
+from feedalign_lab.language.records import LanguageRun, Parts, best_runs, language_run
 from feedalign_lab.language.sampling import continue_text
 from feedalign_lab.language.saved import save_transformer, weights_name
 from feedalign_lab.language.sources import PART_NAMES
@@ -142,10 +143,12 @@ def run_language(
     *,
     device: torch.device,
     sampling: Sampling,
+    checkpoints: CheckpointFolder | None = None,
 ) -> LanguageComparison:
     """Measure the cost of the rules, train each at each rate, and write results as they come.
 
-    Ctrl-C ends the comparison early; what was done is kept, written and marked as interrupted.
+    Ctrl-C ends the comparison early; what was done is kept, written and marked as interrupted. With checkpoints, a
+    comparison that was cut goes on: rules and rates that were done are taken as they are.
 
     Args:
         plan: What to train.
@@ -155,6 +158,7 @@ def run_language(
         watch: Told of every run, step and evaluation.
         device: Where to train.
         sampling: What the trained models are to write.
+        checkpoints: What each rule and rate is saved to and goes on from.
 
     Returns:
         The comparison.
@@ -174,15 +178,21 @@ def run_language(
     try:
         comparison.cost = _measure_cost(plan, tokens.vocab_size, parts, device)
         # Not before: what cannot be trained leaves nothing behind, and older results as they are.
-        folder.remove(weights_name("*"), CURVES_NAME, ANGLES_NAME, SAMPLES_NAME)
+        if checkpoints is None or not checkpoints.is_begun():
+            folder.remove(weights_name("*"), CURVES_NAME, ANGLES_NAME, SAMPLES_NAME)
         comparison.files.append(folder.write_bytes(TOKENIZER_NAME, tokens.tokenizer.to_str(pretty=True).encode()))
         for choice in plan.choices:
             for rate in plan.rates[choice.name]:
-                _run(comparison, choice, rate, parts, tokens, folder, watch, device, sampling)
+                of_run = None if checkpoints is None else checkpoints.of(f"{choice.name}-{rate:g}")
+                _run(comparison, choice, rate, parts, tokens, folder, watch, device, sampling, of_run)
         comparison.status = "finished"
     except KeyboardInterrupt:
         comparison.status = "interrupted"
+    if checkpoints is not None:
+        comparison.environment["resumed"] = checkpoints.resumed()
     _write(comparison, folder)
+    if checkpoints is not None and comparison.status == "finished":
+        checkpoints.remove()
     return comparison
 
 
@@ -252,11 +262,17 @@ def _run(
     watch: Watch,
     device: torch.device,
     sampling: Sampling,
+    checkpoints: Checkpoints | None,
 ) -> None:
     """Train one rule at one rate, let it write, and file the result."""
     plan = comparison.plan
+    if checkpoints is not None and (done := checkpoints.ended()) is not None:
+        comparison.runs.append(language_run(done))
+        if comparison.best()[choice.name] is comparison.runs[-1] and (folder.path / weights_name(choice.name)).exists():
+            comparison.files.append(folder.path / weights_name(choice.name))
+        return
     learner = make_learner(plan, choice, rate, tokens.vocab_size, device)
-    run = train(learner, plan, rate, parts, *watch(choice.name, rate, num_steps(plan, parts)))
+    run = train(learner, plan, rate, parts, *watch(choice.name, rate, num_steps(plan, parts)), checkpoints)
     # Before it writes, so that Ctrl-C leaves it there.
     comparison.runs.append(run)
     if run.evaluations:
@@ -268,6 +284,8 @@ def _run(
         comparison.files += [path] if path not in comparison.files else []
     if run.status == "interrupted":
         raise KeyboardInterrupt
+    if checkpoints is not None:
+        checkpoints.end(asdict(run))
 
 
 def _sample(learner: LanguageLearner, tokens: Tokens, seed: int, sampling: Sampling) -> str:

@@ -1,16 +1,17 @@
 """A Transformer under a rule, with its optimizer and schedule."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 import feedalign as fa
 from feedalign_lab.errors import DivergedError
@@ -38,6 +39,7 @@ class LanguageLearner:
         clip: Largest norm of the gradient of all weights together; None leaves it as it is.
         after_step: To be called after every step.
         after_evaluation: To be called with every validation perplexity.
+        schedule: What the two move, if anything.
     """
 
     choice: RuleChoice
@@ -48,6 +50,28 @@ class LanguageLearner:
     clip: float | None
     after_step: Callable[[], None]
     after_evaluation: Callable[[float], None]
+    schedule: LRScheduler | None = None
+
+    def state(self) -> dict[str, Any]:
+        """All that training has changed, in tensors, numbers, text and containers of them; not copied."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": None if self.schedule is None else self.schedule.state_dict(),
+            "backwards": self.handle._circuit.plan.num_backwards,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Become what another learner of the same plan was.
+
+        Args:
+            state: Its `state`.
+        """
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.schedule is not None:
+            self.schedule.load_state_dict(state["schedule"])
+        self.handle._circuit.plan.num_backwards = state["backwards"]
 
     @property
     def name(self) -> str:
@@ -148,8 +172,8 @@ def make_learner(
             generator=generator(plan.seed, 0, "feedback"),
         )
     optimizer = _optimizer(model, plan.optimization, rate)
-    after_step, after_evaluation = _schedule(optimizer, plan.optimization, plan.size.width)
-    return LanguageLearner(choice, rate, model, handle, optimizer, plan.optimization.clip, after_step, after_evaluation)
+    schedule = _schedule(optimizer, plan.optimization, plan.size.width)
+    return LanguageLearner(choice, rate, model, handle, optimizer, plan.optimization.clip, *schedule)
 
 
 def _kernels_for(choice: RuleChoice) -> AbstractContextManager[None]:
@@ -165,15 +189,15 @@ def _optimizer(model: nn.Module, settings: Optimization, rate: float) -> torch.o
 
 def _schedule(
     optimizer: torch.optim.Optimizer, settings: Optimization, width: int
-) -> tuple[Callable[[], None], Callable[[float], None]]:
-    """What to call after each step, and after each evaluation."""
+) -> tuple[Callable[[], None], Callable[[float], None], LRScheduler | None]:
+    """What to call after each step, and after each evaluation, and what the two move."""
     if settings.schedule == "plateau":
         plateau = ReduceLROnPlateau(optimizer, factor=_PLATEAU_FACTOR, patience=_PLATEAU_PATIENCE)
-        return lambda: None, plateau.step
+        return lambda: None, plateau.step, plateau
     if settings.schedule == "noam":
         noam = LambdaLR(optimizer, lambda step: noam_rate(step + 1, width, settings.warmup))
-        return noam.step, lambda _: None
-    return lambda: None, lambda _: None
+        return noam.step, lambda _: None, noam
+    return lambda: None, lambda _: None, None
 
 
 def noam_rate(step: int, width: int, warmup: int) -> float:

@@ -30,6 +30,11 @@ _ERROR = (
     "Where the error is taken that rules send back: hidden (before the vocabulary projection, as in the paper's code; "
     "the projection then learns by its own gradient and hands the error on) or logits (after it)."
 )
+RESUME = (
+    "Go on, bit for bit, with the run of this folder, which was cut at any moment; all other options have to be what "
+    "they were, but for --out."
+)
+"""What --resume does, wherever there is one."""
 _RATE = "Learning rate, or several: each rule is trained at each, and the best on the validation part counts. "
 _SCHEDULE = (
     "constant; plateau (times 0.2 after two evaluations in a row that are no better); noam (that of Vaswani et al., "
@@ -100,5 +105,6 @@ class LanguageOptions:
     """Folder for the results."""
     overwrite: bool = False
     """Replace results that the folder holds already."""
+    resume: Annotated[Path | None, arg(metavar="DIR", help=RESUME, help_behavior_hint="")] = None
     json: bool = False
     """Print the results as JSON and nothing else."""

@@ -1,9 +1,9 @@
 """What a language-modelling run leaves behind."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from feedalign_lab.language.tokens import Chunks
 
@@ -82,6 +82,20 @@ class LanguageRun:
         """Tokens trained on per second of training steps; nan before the first evaluation."""
         last = self.evaluations[-1] if self.evaluations else None
         return last.tokens / last.seconds if last is not None and last.seconds > 0 else math.nan
+
+
+def language_run(columns: Mapping[str, Any]) -> LanguageRun:
+    """A run out of what `dataclasses.asdict` made of it.
+
+    Args:
+        columns: By name.
+
+    Returns:
+        The run.
+    """
+    evaluations = tuple(Evaluation(**one) for one in columns["evaluations"])
+    angles = tuple(PointAngle(**one) for one in columns["angles"])
+    return LanguageRun(**{**columns, "evaluations": evaluations, "angles": angles})
 
 
 def best_runs(runs: Iterable[LanguageRun]) -> dict[str, LanguageRun]:

@@ -1,13 +1,18 @@
 """Trained Transformers as files."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
+from torch import Tensor
 
 from feedalign_lab.errors import CorruptFileError, MissingDataError
 from feedalign_lab.language.transformer import Transformer, TransformerSize
+
+_LARGEST_TABLE = 2**28
+"""Numbers in a table of positions, which is no part of the weights."""
 
 
 def weights_name(rule: str) -> str:
@@ -44,10 +49,21 @@ def load_transformer(path: Path) -> Transformer:
     """
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        model = Transformer(TransformerSize(**saved["size"]), saved["vocab_size"])
+        size = TransformerSize(**saved["size"])
+        _refuse_larger(size, saved["vocab_size"], saved["weights"])
+        model = Transformer(size, saved["vocab_size"])
         model.load_state_dict(saved["weights"])
     except FileNotFoundError as error:
         raise MissingDataError(f"There is no file {path}.") from error
     except Exception as error:
         raise CorruptFileError(f"{path} is no model that `feedalign language` left ({error}).") from error
     return model.eval()
+
+
+def _refuse_larger(size: TransformerSize, vocab_size: int, weights: Mapping[str, Tensor]) -> None:
+    """Raise ValueError before a model is made that is far larger than the weights that are there for it."""
+    numbers = sum(entry.numel() for entry in weights.values())
+    if size.num_layers * size.width * (size.width + size.inner_width) > numbers or vocab_size * size.width > numbers:
+        raise ValueError(f"{size} with {vocab_size} tokens is larger than its {numbers} weights")
+    if size.context * max(size.width, size.context) > _LARGEST_TABLE:
+        raise ValueError(f"a context of {size.context} tokens")

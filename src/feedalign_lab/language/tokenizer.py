@@ -96,7 +96,10 @@ def load_tokenizer(path: Path) -> "Tokenizer":
         raise MissingDataError(f"The tokenizer file {path} cannot be read: {error.strerror}.") from error
     try:
         tokenizer = library.Tokenizer.from_str(content.decode("utf-8"))
-    except Exception as error:  # The library raises nothing more special than this.
+    except BaseException as error:
+        # The library raises nothing more special than Exception, and panics on some files, which is not even this.
+        if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
+            raise
         raise CorruptFileError(
             f"{path} is not a tokenizer file: a JSON file as the tokenizers library saves it (tokenizer.json) was "
             f"expected ({error})."

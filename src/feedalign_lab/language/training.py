@@ -2,14 +2,17 @@
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import feedalign as fa
+from feedalign_lab.checkpoints.keeper import Checkpoints
+from feedalign_lab.checkpoints.place import Place
+from feedalign_lab.checkpoints.resuming import Stateful, resume
 from feedalign_lab.errors import DivergedError
 from feedalign_lab.language.evaluation import mean_loss, perplexity
 from feedalign_lab.language.learner import LanguageLearner, cross_entropy
@@ -38,6 +41,15 @@ class _State:
     evaluations: list[Evaluation] = field(default_factory=list)
     best: dict[str, Any] | None = None
 
+    def state(self) -> dict[str, Any]:
+        """What `load_state` takes."""
+        return {**vars(self), "evaluations": [asdict(evaluation) for evaluation in self.evaluations]}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go to where another training had come."""
+        evaluations = [Evaluation(**one) for one in state["evaluations"]]
+        vars(self).update({name: state[name] for name in vars(self)}, evaluations=evaluations)
+
 
 def train(
     learner: LanguageLearner,
@@ -46,10 +58,12 @@ def train(
     parts: Parts,
     on_step: OnStep | None = None,
     on_evaluation: OnEvaluation | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> LanguageRun:
     """Train a learner, and leave it with the weights of its best evaluation.
 
-    Ctrl-C ends the run early; what was evaluated before stays in the result.
+    Ctrl-C ends the run early; what was evaluated before stays in the result. With checkpoints a run that was cut goes
+    on as if it had not been, bit for bit.
 
     Args:
         learner: The learner; trained in place.
@@ -58,6 +72,7 @@ def train(
         parts: The text.
         on_step: Called after each step.
         on_evaluation: Called with each evaluation as it is made.
+        checkpoints: What the run is saved to and goes on from.
 
     Returns:
         The run, without sample.
@@ -66,7 +81,7 @@ def train(
     status: Status = "finished"
     message = ""
     try:
-        _epochs(learner, plan, parts, state, on_step, on_evaluation)
+        _epochs(learner, plan, parts, state, on_step, on_evaluation, checkpoints)
     except KeyboardInterrupt:
         status, message = "interrupted", f"interrupted after {state.step} steps"
     except DivergedError as error:
@@ -89,20 +104,33 @@ def _epochs(
     state: _State,
     on_step: OnStep | None,
     on_evaluation: OnEvaluation | None,
+    checkpoints: Checkpoints | None,
 ) -> None:
-    order = generator(plan.seed, 0, "order")
-    device = parts.train.inputs.device
-    with dropout_stream(stream_seed(plan.seed, 0, "dropout"), device):
+    place = Place(generator(plan.seed, 0, "order"))
+    device, num_chunks = parts.train.inputs.device, parts.train.inputs.shape[0]
+    saved: dict[str, Stateful] = {"learner": learner, "place": place, "state": state}
+
+    def batches(order: torch.Generator) -> Iterable[Tensor]:
+        yield from torch.randperm(num_chunks, generator=order).to(device).split(plan.batch_size)
+
+    def rest() -> None:
+        if checkpoints is not None and checkpoints.is_due:
+            content = {name: part.state() for name, part in saved.items()}
+            checkpoints.save(f"after step {state.step} of {last}", content)
+
+    with dropout_stream(stream_seed(plan.seed, 0, "dropout"), device) as saved["dropout"]:
         last = num_steps(plan, parts)
-        for _ in range(plan.epochs):
-            batches = torch.randperm(parts.train.inputs.shape[0], generator=order).to(device).split(plan.batch_size)
-            ends = evaluated_after(len(batches), plan.evaluations)
-            for number, chosen in enumerate(batches, start=1):
+        if checkpoints is not None:
+            resume(saved, checkpoints)
+        ends = evaluated_after(-(-num_chunks // plan.batch_size), plan.evaluations)
+        while state.step < last:
+            for number, chosen in place.batches(batches, rest):
                 _step(learner, parts.train, chosen, state, on_step)
                 if number in ends or state.step == last:
                     _evaluate(learner, parts.validation, state, on_evaluation)
                 if state.step == last:
                     return
+            place.end()
 
 
 def num_steps(plan: LanguagePlan, parts: Parts) -> int:

@@ -1,6 +1,7 @@
 """Which cases can be trained in lock-step."""
 
 from feedalign_lab.learner import LearnerSpec
+from feedalign_lab.limits import parse_limits
 from feedalign_lab.models import parse_network_name
 from feedalign_lab.task import Task
 from feedalign_lab.tensors import TensorTask
@@ -25,4 +26,6 @@ def lack_of_lockstep(task: Task, spec: LearnerSpec) -> str | None:
         return f"{task.network} has layers that are no faster stacked"
     if spec.dropout > 0:
         return "dropout draws from one stream after the other"
+    if parse_limits(spec.limits).limits.delay:
+        return "a delayed error waits in each model by itself"
     return None

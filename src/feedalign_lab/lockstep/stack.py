@@ -45,13 +45,16 @@ class Stack:
 
     def without(self, places: Sequence[int]) -> "Stack":
         """The stack of the other models, whose optimizer goes on as if they had been alone."""
-        states = {id(p): state for optimizer, _ in self.optimizers for p, state in optimizer.state.items()}
-        kept = [trial for place, trial in enumerate(self.trials) if place not in places]
-        rest = Stack(kept, list(self.parameters))
-        for optimizer, _ in rest.optimizers:
-            for group in optimizer.param_groups:
-                optimizer.state.update({p: states[id(p)] for p in group["params"] if id(p) in states})
-        return rest
+        self.hand_back()
+        return Stack([trial for place, trial in enumerate(self.trials) if place not in places], list(self.parameters))
+
+    def hand_back(self) -> None:
+        """Let the optimizer of each trial be what it would be now if it had moved the trial by itself."""
+        for joined, places in self.optimizers:
+            for own in (self.trials[place].optimizer for place in places):
+                for group, together in zip(own.param_groups, joined.param_groups, strict=True):
+                    group["lr"] = together["lr"]
+                    own.state.update({p: joined.state[p] for p in group["params"] if p in joined.state})
 
     def _optimizers(self) -> Iterator[tuple[torch.optim.Adam, range]]:
         """Adam over as many trials at once as have their gradients held at once.
@@ -70,10 +73,13 @@ class Stack:
 
 
 def _joined(optimizers: Sequence[torch.optim.Optimizer]) -> torch.optim.Adam:
-    """One Adam that does what several would."""
+    """One Adam that does what several would, from where they are."""
     together = zip(*(optimizer.param_groups for optimizer in optimizers), strict=True)
     groups = [{**same[0], "params": [p for group in same for p in group["params"]]} for same in together]
-    return torch.optim.Adam(groups, lr=optimizers[0].defaults["lr"], fused=True)
+    joined = torch.optim.Adam(groups, lr=optimizers[0].defaults["lr"], fused=True)
+    for optimizer in optimizers:
+        joined.state.update(optimizer.state)
+    return joined
 
 
 def _held(model: nn.Module) -> Mapping[str, Tensor]:

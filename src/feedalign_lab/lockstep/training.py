@@ -2,13 +2,16 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from feedalign_lab.checkpoints.keeper import Checkpoints
+from feedalign_lab.checkpoints.resuming import resume
 from feedalign_lab.data.dataset import Dataset, Part
 from feedalign_lab.divergence import check_the_end, diverged, first_non_finite
 from feedalign_lab.errors import DivergedError, SettingError
@@ -19,7 +22,7 @@ from feedalign_lab.lockstep.lack import lack_of_lockstep
 from feedalign_lab.lockstep.stack import Stack
 from feedalign_lab.lockstep.steps import Steps
 from feedalign_lab.optimizer import decay_rate
-from feedalign_lab.records import EpochRecord, OnEpoch, Status, TrialResult
+from feedalign_lab.records import EpochRecord, OnEpoch, Status, TrialResult, epoch_record
 from feedalign_lab.task import Scores, Task
 from feedalign_lab.tensors import TensorTask, TensorTrial
 from feedalign_lab.training import Schedule
@@ -39,6 +42,25 @@ class _Run:
     status: Status = "finished"
     message: str = ""
 
+    def state(self) -> dict[str, Any]:
+        """What `load_state` takes; of the trial itself only while it is under way."""
+        is_under_way = self.status == "finished"
+        return {
+            "status": self.status,
+            "message": self.message,
+            "records": [asdict(record) for record in self.records],
+            "trial": self.trial.state() if is_under_way else None,
+            "order": self.order.draws.get_state(),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Become what another one was."""
+        records = [epoch_record(one) for one in state["records"]]
+        if state["trial"] is not None:
+            self.trial.load_state(state["trial"])
+        self.order.draws.set_state(state["order"])
+        self.status, self.message, self.records = state["status"], state["message"], records
+
     def end(self, error: DivergedError) -> None:
         """Note a divergence."""
         self.status, self.message = "diverged", str(error)
@@ -50,19 +72,25 @@ class _Run:
 
 
 def run_lockstep(
-    task: Task, specs: Sequence[LearnerSpec], schedule: Schedule, on_epoch: OnEpoch | None = None
+    task: Task,
+    specs: Sequence[LearnerSpec],
+    schedule: Schedule,
+    on_epoch: OnEpoch | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> tuple[TrialResult, ...]:
     """Train several trials at once, step by step, as one stacked model.
 
     Each trial has the seeds, the first weights, the feedback, the order of the data and the perturbations that it has
     in `run_trial`, and the same results up to rounding. One that diverges ends there, as it does by itself, and the
-    others go on. Ctrl-C ends all that are under way.
+    others go on. Ctrl-C ends all that are under way. With checkpoints the same trials go on together from an epoch's
+    end, bit for bit.
 
     Args:
         task: Data and network.
         specs: The trials; they differ in seeds and the start of the weights alone.
         schedule: How long to train.
         on_epoch: Called with each trial's record of each epoch.
+        checkpoints: What the trials are saved to and go on from, all together.
 
     Returns:
         The result of each trial. An epoch's `seconds` are the trial's share of the time that all took.
@@ -74,7 +102,7 @@ def run_lockstep(
         return ()
     runs = _start(task, specs)
     try:
-        _Lockstep(runs, getattr(functional, task.loss), schedule, on_epoch).train()
+        _Lockstep(runs, getattr(functional, task.loss), schedule, on_epoch, checkpoints).train()
     except KeyboardInterrupt:
         for run in runs:
             if run.status == "finished" and len(run.records) < schedule.epochs:
@@ -111,15 +139,28 @@ class _Lockstep:
     """Trials under way."""
 
     def __init__(
-        self, runs: Sequence[_Run], loss_function: LossFunction, schedule: Schedule, on_epoch: OnEpoch | None
+        self,
+        runs: Sequence[_Run],
+        loss_function: LossFunction,
+        schedule: Schedule,
+        on_epoch: OnEpoch | None,
+        checkpoints: Checkpoints | None,
     ) -> None:
-        self._live, self._loss_function = list(runs), loss_function
-        self._schedule, self._on_epoch = schedule, on_epoch
-        first = self._live[0]
+        self._runs, self._loss_function = runs, loss_function
+        self._schedule, self._on_epoch, self._checkpoints = schedule, on_epoch, checkpoints
+        first = runs[0]
         self._checks = Checks(first.trial, loss_function)
         batch = first.order.dataset.x_train[:2], first.order.targets[:2]
         trained = self._checks.taught(first.trial, *batch)
-        self._steps = self._stepping(Stack([run.trial for run in self._live], trained))
+        self._num_done = 0
+        if checkpoints is not None:
+            resume({"stack": self}, checkpoints)
+        for record in (record for run in runs for record in run.records):
+            if on_epoch is not None:
+                on_epoch(record)
+        self._live = [run for run in runs if run.status == "finished"]
+        if self._live:
+            self._steps = self._stepping(Stack([run.trial for run in self._live], trained))
 
     def _stepping(self, stack: Stack) -> Steps:
         return Steps(stack, self._loss_function, self._live[0].spec.clip)
@@ -130,7 +171,7 @@ class _Lockstep:
 
     def train(self) -> None:
         """Train all epochs of all trials."""
-        for epoch in range(1, self._schedule.epochs + 1):
+        for epoch in range(1 + self._num_done, self._schedule.epochs + 1):
             start = time.perf_counter()
             losses = self._train_epoch(epoch)
             if not self._live:
@@ -150,11 +191,32 @@ class _Lockstep:
                     self._on_epoch(record)
             self._checks.num_backwards += has_angles
             self._drop([place for place, run in enumerate(self._live) if run.status == "diverged"])
+            self._save(epoch)
         for run in self._live:
             try:
                 check_the_end(run.trial, run.spec.rule, run.untrained_loss, run.records[-1].train_loss)
             except DivergedError as error:
                 run.end(error)
+
+    def _save(self, epoch: int) -> None:
+        """Save all trials, if it is time and another epoch follows; see `training`."""
+        checkpoints = self._checkpoints
+        if checkpoints is None or epoch == self._schedule.epochs or not self._live or not checkpoints.is_due:
+            return
+        self._steps.stack.hand_back()
+        self._num_done = epoch
+        checkpoints.save(f"after epoch {epoch} of {self._schedule.epochs}", {"stack": self.state()})
+
+    def state(self) -> dict[str, Any]:
+        """What `load_state` takes."""
+        runs = [run.state() for run in self._runs]
+        return {"runs": runs, "backwards": self._checks.num_backwards, "epoch": self._num_done}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Become what another one was; before the trials are stacked."""
+        for run, own in zip(self._runs, state["runs"], strict=True):
+            run.load_state(own)
+        self._checks.num_backwards, self._num_done = int(state["backwards"]), int(state["epoch"])
 
     def _train_epoch(self, number: int) -> list[float]:
         """Pass over the training data once.

@@ -28,6 +28,10 @@ FOLDER = "{data}"
 """Stands, in the path of data that are read from files, for the folder that the data sets are in."""
 
 
+# Of a learner: what is told apart from it, and what no cell sets, which came after the first records were made.
+_NOT_IN_CONFIGURATION = frozenset({"rule", "network", "seed", "trial", "limits"})
+
+
 @dataclass(frozen=True)
 class Published:
     """A number as it was printed.
@@ -180,7 +184,7 @@ class Cell:
         """
         plan = self.plan(epochs=epochs, trials=1)
         schedule, spec = plan.schedule, plan.spec(self.rule, 0)
-        learner = {key: value for key, value in vars(spec).items() if key not in {"rule", "network", "seed", "trial"}}
+        learner = {key: value for key, value in vars(spec).items() if key not in _NOT_IN_CONFIGURATION}
         return {
             "data": self.data,
             "network": self.network,

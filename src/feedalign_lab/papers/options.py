@@ -37,6 +37,7 @@ Without --epochs and --trials the protocol's numbers are taken: the paper's, or 
 What is trained with fewer is on file beside it, and is labelled so wherever it is shown. Several processes can run the
 same table at once, on one machine or on many that share the folder of the records: none trains what another one has
 begun. A trial is on file once it is done; of trials that are trained at once (--stacked), all are under way together.
+What was under way when the process ended goes on from its last checkpoint, bit for bit.
 
 Examples:
   feedalign papers run dfa-scales table3 --cells 'cora/*'

@@ -4,20 +4,24 @@ Any number of processes can do so on the same records at once: each claims what 
 claimed, and looks again at what is on file before it starts.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from feedalign_lab.checkpoints.keeper import CONVOLUTIONS, Say
 from feedalign_lab.domains import domain_of
 from feedalign_lab.environment import Environment, describe_environment
 from feedalign_lab.errors import DivergedError, LabError, OutputFolderError, SettingError
 from feedalign_lab.lockstep import lack_of_lockstep, run_lockstep
 from feedalign_lab.papers.cells import Cell
 from feedalign_lab.papers.store import Curve, Shelf, TrialRecord, TrialStore, configuration_hash
+from feedalign_lab.papers.under_way import UnderWay
 from feedalign_lab.plan import Plan
 from feedalign_lab.records import TrialResult, Watch, hidden_layers
 from feedalign_lab.task import Task, Tell, silent
@@ -138,17 +142,33 @@ class _Loader:
         return self._task
 
 
-def run_cells(request: Request, watch: Watch, tell: Tell = silent, on_record: OnRecord | None = None) -> Outcome:
+def say_on_stderr(sentence: str) -> None:
+    """Tell a person who may be watching.
+
+    Args:
+        sentence: What there is to know.
+    """
+    sys.stderr.write(f"feedalign: {sentence}\n")
+
+
+def run_cells(
+    request: Request,
+    watch: Watch,
+    tell: Tell = silent,
+    on_record: OnRecord | None = None,
+    say: Say = say_on_stderr,
+) -> Outcome:
     """Train what is missing and put it on file.
 
-    Ctrl-C ends it early: trials that are done are on file, those under way are lost, and the same request goes on from
-    there.
+    Ctrl-C ends it early: trials that are done are on file, those under way were saved a little before, and the same
+    request goes on from there; so it does where the process was killed.
 
     Args:
         request: What to have on file.
         watch: Told of every trial, by the name of its cell, and its epochs.
         tell: Told how far something long is.
         on_record: Told of every record once it is on file.
+        say: Told in sentences what is gone on from, and what is wrong with checkpoints.
 
     Returns:
         How that went.
@@ -161,7 +181,7 @@ def run_cells(request: Request, watch: Watch, tell: Tell = silent, on_record: On
     loader, environment = _Loader(device, tell), describe_environment(device)
     for cell in request.runnable():
         try:
-            _run_cell(request, cell, loader, environment, outcome, watch, tell, on_record)
+            _run_cell(request, cell, loader, environment, outcome, watch, tell, on_record, say)
         except KeyboardInterrupt:
             outcome.status = "interrupted"
             break
@@ -186,10 +206,12 @@ def _run_cell(
     watch: Watch,
     tell: Tell,
     on_record: OnRecord | None,
+    say: Say,
 ) -> None:
     """Train the trials of one cell that are neither on file nor claimed."""
     plan = request.plan(cell)
     key = configuration_hash(cell.configuration(request.epochs))
+    under_way = UnderWay(request.folder, request.paper, request.table, cell, plan, say)
     wanted = request.missing(cell)
     outcome.num_on_file += plan.trials - len(wanted)
     for group in _groups(wanted, request.stacked):
@@ -202,29 +224,37 @@ def _run_cell(
                 continue
             task = loader.load(plan)
             interrupted = False
-            for result, stacked in _train(task, plan, cell, mine, watch, tell):
+            trained = under_way.together_with(mine, still) if request.stacked > 1 else mine
+            for result, stacked in _train(task, plan, cell, trained, watch, tell, under_way):
+                if result.trial not in mine:
+                    continue
                 if result.status == "interrupted":
                     # Of trials in lock-step, those that had ended before still go on file.
                     interrupted = True
                     if stacked == 1:
                         break
                     continue
-                record = _record(request, cell, task, result, environment, stacked)
+                place = environment | under_way.resumed(trained if stacked > 1 else (result.trial,))
+                record = _record(request, cell, task, result, place, stacked)
                 request.store.append(record)
+                under_way.forget((result.trial,))
                 outcome.num_done += 1
                 if on_record is not None:
                     on_record(record)
             if interrupted:
                 raise KeyboardInterrupt
+            under_way.forget(trained)
+    if not request.missing(cell):
+        under_way.forget_all()
 
 
 def _groups(trials: Sequence[int], size: int) -> list[tuple[int, ...]]:
-    """Trials in groups that are trained, and claimed, together."""
-    return [tuple(trials[start : start + size]) for start in range(0, len(trials), max(1, size))]
+    """Trials in groups that are trained, and claimed, together: by their numbers, whatever of them is on file."""
+    return [tuple(group) for _, group in groupby(trials, key=lambda trial: trial // size)]
 
 
 def _train(
-    task: Task, plan: Plan, cell: Cell, trials: Sequence[int], watch: Watch, tell: Tell
+    task: Task, plan: Plan, cell: Cell, trials: Sequence[int], watch: Watch, tell: Tell, under_way: UnderWay
 ) -> Iterator[tuple[TrialResult, int]]:
     """Train trials, in lock-step where there are several and the case allows it.
 
@@ -235,18 +265,20 @@ def _train(
     epochs = plan.schedule.epochs
     if len(trials) > 1 and plan.transfer_epochs is None and lack_of_lockstep(task, specs[0]) is None:
         on_epoch = watch(f"{cell.name}, {len(trials)} trials at once from", trials[0], epochs * len(trials))
-        results = run_lockstep(task, specs, plan.schedule, on_epoch)
+        results = run_lockstep(task, specs, plan.schedule, on_epoch, under_way.of(trials, task))
         yield from ((result, len(trials)) for result in results)
         return
     for spec in specs:
-        yield _train_one(task, plan, cell, spec.trial, watch, tell), 1
+        yield _train_one(task, plan, cell, spec.trial, watch, tell, under_way), 1
 
 
-def _train_one(task: Task, plan: Plan, cell: Cell, number: int, watch: Watch, tell: Tell) -> TrialResult:
+def _train_one(
+    task: Task, plan: Plan, cell: Cell, number: int, watch: Watch, tell: Tell, under_way: UnderWay
+) -> TrialResult:
     """Train one trial, and before it what it builds upon."""
     spec = plan.spec(cell.rule, number)
     try:
-        features = task.prepare(number, watch)
+        features = task.prepare(number, watch, under_way.of((number,), task, CONVOLUTIONS))
         if features is not None and features.status != "finished":
             if features.status == "interrupted":
                 raise KeyboardInterrupt
@@ -255,7 +287,8 @@ def _train_one(task: Task, plan: Plan, cell: Cell, number: int, watch: Watch, te
     except DivergedError as error:
         return TrialResult(cell.rule, number, spec.learning_rate, "diverged", str(error), ())
     trial.tell = tell
-    return run_trial(trial, spec, plan.schedule, watch(cell.name, number, plan.schedule.epochs))
+    on_epoch = watch(cell.name, number, plan.schedule.epochs)
+    return run_trial(trial, spec, plan.schedule, on_epoch, under_way.of((number,), task))
 
 
 def _record(

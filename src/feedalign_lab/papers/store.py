@@ -26,6 +26,7 @@ ENDING = ".jsonl"
 _CLAIMS = ".claims"
 _SIGNIFICANT_DIGITS = 7
 _HASH_LENGTH = 12
+_LONGEST_REASON = 300
 _KINDS: Mapping[tuple[str, ...], type] = {
     ("paper", "table", "cell", "message", "metric", "ended"): str,
     ("configuration", "environment"): dict,
@@ -267,7 +268,7 @@ def _parse(line: bytes) -> TrialRecord | str:
     """A record, or why a line is none."""
     try:
         found = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return "no whole record (cut short or damaged)"
     if not isinstance(found, dict) or not isinstance(found.get("format"), int):
         return "no record of a trial"
@@ -277,8 +278,8 @@ def _parse(line: bytes) -> TrialRecord | str:
         curve = Curve(**_columns(found.pop("curve")))
         record = TrialRecord(curve=curve, **found)
         _check(record)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        return f"no record of a trial ({error})"
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+        return f"no record of a trial ({error})"[:_LONGEST_REASON]
     return record
 
 

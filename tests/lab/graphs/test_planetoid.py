@@ -110,3 +110,14 @@ def test_a_pickle_that_would_run_something_is_refused_unread(raw: Path, tmp_path
     with pytest.raises(UnsafePickleError, match=r"ind\.pubmed\.graph .*refused"):
         load_planetoid("pubmed")
     assert not made.exists()
+
+
+def test_a_sparse_matrix_that_points_outside_itself_is_refused_and_not_followed(raw: Path) -> None:
+    write_planetoid(raw, "pubmed")
+    file = raw / "ind.pubmed.allx"
+    with file.open("rb") as stream:
+        matrix = pickle.load(stream)
+    matrix.indices[:] = 10**6
+    file.write_bytes(pickle.dumps(matrix, protocol=2))
+    with pytest.raises(CorruptFileError, match=r"ind\.pubmed\.allx does not hold what it should"):
+        load_planetoid("pubmed")

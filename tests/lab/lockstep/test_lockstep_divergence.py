@@ -49,9 +49,19 @@ def explosive(number: int, trial: TensorTrial) -> None:
         trial.model.get_parameter("fc3.weight").fill_(1e37)
 
 
-@pytest.mark.parametrize("network", ["fc2-20", "mlp2-20"])
-@pytest.mark.parametrize("spoil", [nan_weight, huge_weight, explosive])
-@pytest.mark.parametrize("rule", ["backprop", "dfa", "fdfa"])
+@pytest.mark.parametrize(
+    ("rule", "spoil", "network"),
+    [
+        ("backprop", nan_weight, "fc2-20"),
+        ("backprop", huge_weight, "mlp2-20"),
+        ("backprop", explosive, "fc2-20"),
+        ("dfa", nan_weight, "mlp2-20"),
+        ("dfa", huge_weight, "fc2-20"),
+        ("dfa", explosive, "mlp2-20"),
+        ("fdfa", nan_weight, "fc2-20"),
+        ("fdfa", explosive, "fc2-20"),
+    ],
+)
 def test_one_trial_diverges_and_the_others_go_on(
     rule: str, spoil: Callable[[int, TensorTrial], None], network: str
 ) -> None:
@@ -78,8 +88,10 @@ def test_each_trial_ends_at_a_step_of_its_own(rule: str) -> None:
     assert run_lockstep(task, specs, SCHEDULE) == expected
 
 
-@pytest.mark.parametrize("rate", [10.0, 1e3, 1e30])
-@pytest.mark.parametrize("rule", ["backprop", "shallow", "fa", "sign-dfa", "drtp"])
+@pytest.mark.parametrize(
+    ("rule", "rate"),
+    [("backprop", 1e30), ("shallow", 10.0), ("fa", 1e3), ("sign-dfa", 10.0), ("sign-dfa", 1e30), ("drtp", 1e3)],
+)
 def test_blow_ups_end_as_they_do_one_by_one(rule: str, rate: float) -> None:
     task = TensorTask(small(), "fc2-20", SCHEDULE)
     specs = [dataclasses.replace(spec, learning_rate=rate) for spec in specs_of(rule)]

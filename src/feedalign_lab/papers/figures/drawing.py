@@ -171,7 +171,7 @@ def read_drawing(path: Path) -> Drawing:
         return Drawing(panels=panels, checks=checks, **found)
     except CorruptFileError:
         raise
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         raise CorruptFileError(f"{path} is no figure of a paper ({error}): draw it anew.") from error
 
 
