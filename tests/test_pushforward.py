@@ -265,8 +265,7 @@ def assert_exact(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected.detach(), rtol=1e-12, atol=1e-12 * max(scale, 1e-3))
 
 
-@pytest.mark.parametrize("num_directions", [1, 3])
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize(("training", "num_directions"), [(True, 3), (False, 1)], ids=["train", "eval"])
 @pytest.mark.parametrize("name", CASES)
 def test_a_pushforward_is_torchs_directional_derivative(name: str, training: bool, num_directions: int) -> None:
     make, shape = CASES[name]
@@ -286,19 +285,17 @@ def test_among_equal_maxima_torchs_own_choice_moves(name: str, num_directions: i
     assert_exact(by_hand(module, source, tangent), expected)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("name", CASES)
-def test_strides_do_not_matter(name: str, dtype: torch.dtype) -> None:
+def test_strides_do_not_matter(name: str) -> None:
     make, shape = CASES[name]
-    module = settled(make, dtype)
-    source, tangent = source_of(shape).to(dtype), draw(2 * shape[0], *shape[1:], seed=2, dtype=dtype)
+    module = settled(make)
+    source, tangent = source_of(shape), draw(2 * shape[0], *shape[1:], seed=2)
     expected = by_hand(module, source, tangent)
-    tolerance = 1e-12 if dtype == torch.float64 else 1e-4
     for one, other in itertools.combinations(range(source.dim()), 2):
         turned = [x.transpose(one, other).contiguous().transpose(one, other) for x in (source, tangent)]
         for pair in (turned, [source, turned[1]], [turned[0], tangent]):
             found = by_hand(module, *pair)
-            torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+            torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -20,6 +20,7 @@ from feedalign.feedback import (
     Zeros,
 )
 from feedalign.handle import Handle, handle_of
+from feedalign.limits import Limits, Quantized, Ternarized
 from feedalign.points import FeedbackPoint
 from feedalign.rules import (
     ALL_RULES,
@@ -64,11 +65,13 @@ __all__ = [
     "Handle",
     "KaimingUniform",
     "LayerCheck",
+    "Limits",
     "LocalGreedy",
     "NoisyBackprop",
     "Normal",
     "Orthogonal",
     "Projection",
+    "Quantized",
     "Row",
     "Rule",
     "ScaledUniform",
@@ -77,6 +80,7 @@ __all__ = [
     "SignDFA",
     "Sparse",
     "Suggestion",
+    "Ternarized",
     "Ternary",
     "WeightPerturbed",
     "Zeros",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from feedalign.errors import ErrorFormError
 from feedalign.placement import FeatureAxis
 from feedalign.receivers import Arrival, Receiver, Tap
 from feedalign.rules.base import PointRule
-from feedalign.transforms import is_batched
+from feedalign.transforms import is_batched, node_of
 
 
 @dataclass
@@ -28,6 +28,7 @@ class Plan:
         num_backwards: How many errors have come, in eager code.
         rules: The rules that look at the error, once each.
         reads_output: Whether any of them needs the output beside the error.
+        reads: Of each receiver, whether it needs the activation's values.
     """
 
     receivers: tuple[Receiver, ...]
@@ -37,11 +38,13 @@ class Plan:
     num_backwards: int = field(default=0, compare=False)
     rules: tuple[PointRule, ...] = field(init=False)
     reads_output: bool = field(init=False)
+    reads: tuple[bool, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         rules = dict.fromkeys(receiver.rule for receiver in self.receivers)
         self.rules = tuple(rule for rule in rules if isinstance(rule, PointRule))
         self.reads_output = any(rule.reads_output for rule in self.rules)
+        self.reads = tuple(receiver.reads_activation for receiver in self.receivers)
 
     def check(self, error: Tensor, output: Tensor | None) -> None:
         """Let each rule look at the error: in eager code at backward 1, 2, 4, 8 ..., since looking waits for a GPU.
@@ -72,8 +75,7 @@ class Plan:
         return self.num_backwards & (self.num_backwards - 1) == 0
 
 
-@dataclass(frozen=True)
-class Delivery:
+class Delivery(NamedTuple):
     """The tensors of one receiver in one forward.
 
     Attributes:
@@ -89,12 +91,8 @@ class Delivery:
     valid: Tensor | None = None
 
 
-class Counts(NamedTuple):
-    """How many tensors of each kind one receiver has."""
-
-    held: int
-    kept: int
-    valid: int
+Counts = tuple[int, int, int]
+"""How many tensors one receiver has that are held, that are kept, and that tell which steps count."""
 
 
 class Broadcast(torch.autograd.Function):
@@ -126,12 +124,11 @@ class Broadcast(torch.autograd.Function):
         del output
         plan, counts, value, tangent, *tensors = inputs
         ctx.plan, ctx.counts = plan, counts
-        ctx.num_held = sum(count.held for count in counts)
-        first_tap = ctx.num_held + sum(count.kept + count.valid for count in counts)
+        first_tap = sum(map(sum, counts))
         taps = tensors[first_tap:]
         ctx.first_tap = 4 + first_tap
         ctx.shapes, ctx.dtypes = [tap.shape for tap in taps], [tap.dtype for tap in taps]
-        read = [tap for tap, receiver in zip(taps, plan.receivers, strict=True) if receiver.reads_activation]
+        read = [tap for tap, is_read in zip(taps, plan.reads, strict=True) if is_read]
         # A copy: the user may still change the output in place, e.g. divide it by a temperature.
         seen = value.clone() if plan.reads_output else None
         ctx.save_for_backward(seen, tangent, *tensors[:first_tap], *read)
@@ -154,28 +151,22 @@ class Broadcast(torch.autograd.Function):
             learned += receiver.feedback_gradients(arrival, tap) if trains else [None] * len(tap.held)
         if plan.at_output is not None and at_output is not None:
             error = plan.at_output.teach(arrival, at_output)
-        num_kept = ctx.first_tap - 4 - ctx.num_held
+        num_kept = ctx.first_tap - 4 - len(learned)
         return None, None, error, None, *learned, *[None] * num_kept, *signals
 
 
 def _taps(ctx: Any, rest: list[Tensor], error: Tensor) -> tuple[list[Tap], Tap | None]:
     """Sort what was saved by receiver."""
     saved = iter(rest)
-    held = [[next(saved) for _ in range(count.held)] for count in ctx.counts]
-    kept = [[next(saved) for _ in range(count.kept)] for count in ctx.counts]
-    valid = [next(saved) if count.valid else None for count in ctx.counts]
+    held = [list(islice(saved, num)) for num, _, _ in ctx.counts]
+    kept = [list(islice(saved, num)) for _, num, _ in ctx.counts]
+    valid = [next(saved) if num else None for _, _, num in ctx.counts]
     taps = [
-        Tap(
-            held[i], kept[i], valid[i], next(saved) if receiver.reads_activation else None, ctx.shapes[i], ctx.dtypes[i]
-        )
-        for i, receiver in enumerate(ctx.plan.receivers)
+        Tap(held[i], kept[i], valid[i], next(saved) if is_read else None, ctx.shapes[i], ctx.dtypes[i])
+        for i, is_read in enumerate(ctx.plan.reads)
     ]
     at_output = Tap([], kept[-1], None, None, error.shape, error.dtype) if len(kept) > len(taps) else None
     return taps, at_output
-
-
-# Torch binds arguments to this signature at every call; made once, it is not worked out anew each time.
-Broadcast.forward.__signature__ = inspect.signature(Broadcast.forward)  # type: ignore[attr-defined]
 
 
 def broadcast(
@@ -197,13 +188,19 @@ def broadcast(
     Returns:
         The output, now the root of every layer's teaching signal.
     """
-    counts = [Counts(len(d.held), len(d.kept), int(d.valid is not None)) for d in deliveries]
-    held = [tensor for delivery in deliveries for tensor in delivery.held]
-    kept = [tensor for delivery in deliveries for tensor in delivery.kept]
+    counts: list[Counts] = []
+    held: list[Tensor] = []
+    kept: list[Tensor] = []
+    valid: list[Tensor] = []
+    taps: list[Tensor] = []
+    for delivery in deliveries:
+        counts.append((len(delivery.held), len(delivery.kept), int(delivery.valid is not None)))
+        held += delivery.held
+        kept += delivery.kept
+        valid += () if delivery.valid is None else (delivery.valid,)
+        taps.append(delivery.tap)
     if at_output is not None:
-        counts.append(Counts(0, 1, 0))
+        counts.append((0, 1, 0))
         kept.append(at_output)
-    kept += [delivery.valid for delivery in deliveries if delivery.valid is not None]
-    taps = [delivery.tap for delivery in deliveries]
-    result: Tensor = Broadcast.apply(plan, tuple(counts), output, tangent, *held, *kept, *taps)  # type: ignore[no-untyped-call]
-    return result
+    kept += valid
+    return node_of(Broadcast, plan, tuple(counts), output, tangent, *held, *kept, *taps)

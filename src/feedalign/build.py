@@ -14,6 +14,7 @@ from feedalign.delivery import Site, bias_key
 from feedalign.feedback import Draw, Projection
 from feedalign.handle import Handle
 from feedalign.hooks import LayerHook, OutputHook, PointHook
+from feedalign.late import LateGradients, child_path, delays_of
 from feedalign.layerwise import Gate
 from feedalign.linear_like import adjoint_of, forward_weight
 from feedalign.perturbing import carry_hooks, perturber_for
@@ -58,6 +59,8 @@ def build(plan: Blueprint, source: Source, draws: Generator) -> Handle:
     modules = {site.module for site in sites}
     silent = {(c.module, c.index) for c in plan.probe.calls if c.module in modules} - called
     averages = [s.key for s in sites if isinstance(s.rule, EstimatingRule) and s.rule.keeps_average]
+    host = _host(plan)
+    late = _late(plan, store, sites, child_path(host, plan.model))
     circuit = Circuit(
         plan.model,
         store,
@@ -68,16 +71,18 @@ def build(plan: Blueprint, source: Source, draws: Generator) -> Handle:
         weights=_weights(plan),
         perturber=perturber,
         error_axis=error_axis_of(plan.site.signature),
-        watch=FeedbackWatch(plan.model, store, averages, plan.output_block.direct),
+        watch=FeedbackWatch(plan.model, store, averages, plan.output_block.direct, 0 if late is None else late.longest),
+        late=late,
         unlearned=_unlearned(plan, sites),
     )
     description, fires = report(plan, placements, source, perturber)
-    host = _host(plan)
     host.add_module(CHILD_NAME, store)
     hooks = _hook(plan, circuit, keys)
     for forward in plan.recurrent:
         forward.circuit = circuit
     hooks += plan.recurrent
+    if late is not None:
+        hooks.append(late)
     forget_compiled_code()
     rules = tuple(dict.fromkeys(plan.rules.values()))
     signature = plan.site.signature
@@ -85,6 +90,17 @@ def build(plan: Blueprint, source: Source, draws: Generator) -> Handle:
     points = {layer: c.label for c in plan.candidates for layer in layer_names(c.block.direct)}
     store.handle = Handle(circuit, rules, host, hooks, num_outputs, description, fires, points, _last_pair(plan))
     return store.handle
+
+
+def _late(plan: Blueprint, store: FeedbackStore, sites: list[Site], prefix: str) -> LateGradients | None:
+    """What keeps gradients until they are due; None where none is late."""
+    delays = delays_of(sites, plan.output_block.parameters, prefix)
+    if not delays:
+        return None
+    late = LateGradients(store, delays)
+    learned = {f"{prefix}.{key}": parameter for key, parameter in store.named_parameters()}
+    late.hold(dict(plan.model.named_parameters()) | learned)
+    return late
 
 
 def _last_pair(plan: Blueprint) -> tuple[str, str] | None:

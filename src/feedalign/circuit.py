@@ -8,18 +8,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from feedalign.broadcast import Delivery, Plan, broadcast
 from feedalign.delivery import Site, held_by, plan_for, streams, to_points
 from feedalign.errors import PointNotFiredError, WrappedModelError
 from feedalign.faults import (
+    refuse_aliases,
     refuse_alone,
+    refuse_changed,
     refuse_further_call,
     refuse_missing,
     refuse_recomputation,
     refuse_thawed,
     refuse_untaught,
+    version_of,
 )
+from feedalign.late import LateGradients
 from feedalign.perturber import Perturber
 from feedalign.placement import FeatureAxis
 from feedalign.ranks import Shards, refuse_traced, refuse_untold
@@ -48,6 +53,7 @@ class Circuit:
         perturber: Perturbs the forward; None for rules without perturbations.
         error_axis: Where the features of the output are.
         watch: Looks after the optimizer.
+        late: Keeps gradients until they are due; None where none is late.
         unlearned: Names of parameters that no signal reaches, since a rule cuts there and sends none.
     """
 
@@ -64,20 +70,23 @@ class Circuit:
         perturber: Perturber | None,
         error_axis: FeatureAxis,
         watch: FeedbackWatch,
+        late: LateGradients | None = None,
         unlearned: Sequence[str] = (),
     ) -> None:
         self.model, self.store = model, store
         self.sites, self.silent, self.gated = tuple(sites), silent, tuple(gated)
         self.by_call = {(site.module, site.index): site for site in sites}
+        self.read = frozenset(s.key for s in sites if s.receiver is not None and s.receiver.reads_activation)
         self.can_stream = can_stream
         self.frozen = frozenset(name for name, p in model.named_parameters() if not p.requires_grad)
         self.weights, self.perturber, self.watch = tuple(weights), perturber, watch
-        self.unlearned, self.shards = tuple(unlearned), Shards(model, store)
+        self.unlearned, self.shards, self.late = tuple(unlearned), Shards(model, store), late
         num = 1 if perturber is None else perturber.num_perturbations
         self.plan = plan_for(sites, weights, error_axis, num)
         self.plan_beside_stream = plan_for([s for s in sites if not streams(s)], weights, error_axis, num)
         self.stream: Stream | None = None
         self.enabled = True
+        self.has_looked = False
         self.fired: tuple[str, ...] | None = None
         self.awaited: tuple[Plan, int] | None = None
         self.coming_lengths: Tensor | None = None
@@ -92,6 +101,8 @@ class Circuit:
         self.has_begun = False
         self.delivered = False
         self.taps: dict[str, Tensor] = {}
+        self.versions: dict[str, int] = {}
+        self.aliases: list[tuple[str, Node]] = []
         self.counts: dict[str, int] = {}
         self.sources: dict[str, Tensor] = {}
         self.valid: dict[CallKey, Tensor] = {}
@@ -103,6 +114,7 @@ class Circuit:
             "is_open": False,
             "has_begun": False,
             "taps": {},
+            "aliases": [],
             "counts": {},
             "sources": {},
             "valid": {},
@@ -123,13 +135,28 @@ class Circuit:
         """Let the model run as if no rule were attached."""
         was_enabled, self.enabled = self.enabled, False
         try:
-            yield
+            with self.nothing_late():
+                yield
         finally:
             self.enabled = was_enabled
 
+    @contextmanager
+    def nothing_late(self) -> Iterator[None]:
+        """Let gradients arrive at once, and those under way wait."""
+        late, self.late = self.late, None
+        was_paused = late is not None and late.is_paused
+        if late is not None:
+            late.is_paused = True
+        try:
+            yield
+        finally:
+            if late is not None:
+                late.is_paused = was_paused
+            self.late = late
+
     def open(self, model: nn.Module, args: tuple[Any, ...]) -> None:
         """Forward pre-hook of the model."""
-        if getattr(model, "_is_replica", False):
+        if "_is_replica" in model.__dict__:
             raise WrappedModelError(
                 "DataParallel runs copies of the model in threads, which an attached rule cannot follow; use "
                 "DistributedDataParallel."
@@ -137,6 +164,8 @@ class Circuit:
         if not self.listening:
             return
         refuse_export()
+        if self.late is not None:
+            self.late.refuse(model)
         # A trainer may run another method in the place of forward, which then calls the model: that is one forward.
         is_nested = self.is_open and not self.counts
         self._forget()
@@ -150,8 +179,10 @@ class Circuit:
             refuse_recomputation(draws=self.store.has_clock)
             self.shards.look()
             self.shards.refuse(streams=self.stream is not None, weights=self.weights)
-            refuse_untold(self.model, self.unlearned)
-            self.watch.look()
+            if self.unlearned:
+                refuse_untold(self.model, self.unlearned)
+            if not self.watch.is_over:
+                self.watch.look()
         self.is_open = True
         if not is_nested:
             self.store.step()
@@ -212,7 +243,14 @@ class Circuit:
             refuse_untaught(self.model, site.label, site.parameters, activation)
             self.shards.gather_for(activation)
             self.taps[site.key] = activation
+            if site.key in self.read:
+                self.versions[site.key] = version_of(activation)
         return onward
+
+    def note_alias(self, module: str, activation: Tensor) -> None:
+        """Note a point that works in place: whoever still holds what it was given holds its activation, uncut."""
+        if not self.has_looked and not torch.compiler.is_compiling() and activation.grad_fn is not None:
+            self.aliases.append((module, activation.grad_fn))
 
     def refuse_hidden(self, module: str) -> None:
         """Raise if a module of a running forward with gradients is hidden from the rule by checkpointing."""
@@ -225,8 +263,8 @@ class Circuit:
         refuse_untaught(self.model, site.label, site.parameters, activation)
         if activation.requires_grad:
             held = held_by(self.store, site)
-            valid = self.valid.get(site.call)
-            stream.teach(site.receiver, activation, held[0] if held else None, valid)
+            clock = self.store.clock() if site.receiver.rule.limits.draws else None
+            stream.teach(site.receiver, activation, held[0] if held else None, self.valid.get(site.call), clock)
             stream.note(self.taught(site))
 
     def taught(self, site: Site) -> list[nn.Parameter]:
@@ -251,8 +289,15 @@ class Circuit:
         self.begin_stream()
         self.fired = tuple(self.counts)
         refuse_missing([site.label for site in self.sites if self.counts.get(site.module, 0) <= site.index])
+        if self.aliases:
+            refuse_aliases(output, self.aliases)
+            self.has_looked = True
+        if self.versions:
+            refuse_changed(self.taps, self.versions)
         taps, self.taps = self.taps, {}
         self.delivered = True
+        if self.late is not None:
+            self.late.expect(self.model)
         plan = self.plan if self.stream is None else self.plan_beside_stream
         tangent = None
         if self.perturber is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -31,6 +31,10 @@ class Site:
         receiver: How signals reach it; None where none is sent.
         parameters: Names of the parameters it teaches.
         held: Name in the store of the matrix that makes its signals: its own, or one that several points share.
+        call: The module's name and the number of its call.
+        label: The module's name, with the call's number if it is not the first.
+        holds: Names in the store of its feedback: of a matrix, of a head's weight and bias, or none.
+        draws: Whether its rule's limits draw at every forward.
     """
 
     key: str
@@ -40,16 +44,24 @@ class Site:
     receiver: Receiver | None
     parameters: tuple[str, ...]
     held: str
+    # Asked for at every forward: made once.
+    call: CallKey = field(init=False)
+    label: str = field(init=False)
+    holds: tuple[str, ...] = field(init=False)
+    draws: bool = field(init=False)
 
-    @property
-    def call(self) -> CallKey:
-        """The module's name and the number of its call."""
-        return self.module, self.index
+    def __post_init__(self) -> None:
+        label = self.module if self.index == 0 else f"{self.module}#{self.index + 1}"
+        draws = isinstance(self.rule, DirectRule) and self.rule.limits.draws
+        made = {"call": (self.module, self.index), "label": label, "holds": self._holds(), "draws": draws}
+        for name, value in made.items():
+            object.__setattr__(self, name, value)
 
-    @property
-    def label(self) -> str:
-        """The module's name, with the call's number if it is not the first."""
-        return self.module if self.index == 0 else f"{self.module}#{self.index + 1}"
+    def _holds(self) -> tuple[str, ...]:
+        if isinstance(self.receiver, HeadReceiver):
+            return self.key, bias_key(self.key)
+        is_projected = isinstance(self.receiver, DirectReceiver) and self.receiver.projection is not None
+        return (self.held,) if isinstance(self.receiver, DirectReceiver) and not is_projected else ()
 
 
 def streams(site: Site) -> bool:
@@ -69,11 +81,7 @@ def plan_for(
 
 def held_by(store: FeedbackStore, site: Site) -> tuple[Tensor, ...]:
     """Return the feedback of a site: a matrix, a head's weight and bias, or nothing."""
-    if isinstance(site.receiver, HeadReceiver):
-        return store.feedback(site.key), store.feedback(bias_key(site.key))
-    if isinstance(site.receiver, DirectReceiver) and site.receiver.projection is None:
-        return (store.feedback(site.held),)
-    return ()
+    return tuple(map(store.feedback, site.holds))
 
 
 def bias_key(key: str) -> str:
@@ -125,6 +133,8 @@ def to_points(
                     held = _averaged(site.rule, site.key, held, gathered, store, shards, learns=learns)
                 else:
                     kept = (gathered,)
+        if site.draws:
+            kept = (*kept, store.clock())
         deliveries.append(Delivery(taps[site.key], held, kept, valid.get(site.call)))
     return deliveries
 

@@ -63,6 +63,10 @@ class UntaughtLayerError(FeedalignError, RuntimeError):
     """A layer that should learn lies on no gradient path to its feedback point."""
 
 
+class ChangedActivationError(FeedalignError, RuntimeError):
+    """The activation of a feedback point was changed in place behind it, or is there twice since the point is."""
+
+
 class CheckpointingError(FeedalignError, RuntimeError):
     """Activation checkpointing of a kind that the rule cannot follow."""
 
@@ -83,6 +87,10 @@ class StreamingError(FeedalignError, RuntimeError):
     """Streaming updates cannot be made here, or were lost before the optimizer saw them."""
 
 
+class DelayError(FeedalignError, RuntimeError):
+    """A delayed error cannot wait for its layers where the model runs."""
+
+
 class ForwardModeError(FeedalignError, RuntimeError):
     """A part of the model has no forward-mode derivative, or one cannot be taken where the model runs."""
 
@@ -97,3 +105,7 @@ class UntrainedFeedbackError(FeedalignError, RuntimeError):
 
 class SequenceError(FeedalignError, ValueError):
     """What a recurrent layer was given is no batch of sequences: no steps, or lengths and masks that do not fit."""
+
+
+class MonitorError(FeedalignError, RuntimeError):
+    """A Monitor saw no whole training step, cannot write what it measured, or is given a file that none wrote."""

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
-from feedalign.errors import CheckpointingError, OutsideForwardError, PointNotFiredError, UntaughtLayerError
+from feedalign.errors import (
+    ChangedActivationError,
+    CheckpointingError,
+    OutsideForwardError,
+    PointNotFiredError,
+    UntaughtLayerError,
+)
 from feedalign.transforms import inside_backward
 
 
@@ -97,3 +104,54 @@ def refuse_untaught(model: nn.Module, point: str, parameters: Sequence[str], act
             "gradient. Re-entrant activation checkpointing (use use_reentrant=False) and a detach() or no_grad() "
             "in the forward do this."
         )
+
+
+def version_of(activation: Tensor) -> int:
+    """How often a tensor was changed in place; compiled code, in which nothing is changed in place, counts none."""
+    return 0 if torch.compiler.is_compiling() else activation._version
+
+
+def refuse_changed(taps: Mapping[str, Tensor], versions: Mapping[str, int]) -> None:
+    """Raise if an activation that a rule reads is no more what it was at its feedback point.
+
+    Args:
+        taps: Activations by the names of their points in the store.
+        versions: What `version_of` said of some of them there.
+
+    Raises:
+        ChangedActivationError: One was changed in place.
+    """
+    for key, version in versions.items():
+        if version_of(taps[key]) != version:
+            raise ChangedActivationError(
+                f"The activation at feedback point {key.replace('__', '#')!r} was changed in place after the point "
+                "fired, and the rule learns from its values: write h = h * 2 for h *= 2, h = h + z for h += z, and "
+                "leave inplace=True of the modules behind the point out; or put the point, a fa.FeedbackPoint(), "
+                "behind the change."
+            )
+
+
+def refuse_aliases(output: Tensor, aliases: Sequence[tuple[str, Node]]) -> None:
+    """Raise if the output was made from the activation of an in-place module by another way than through its point.
+
+    Args:
+        output: The tensor at which the error is taken, made from activations that were cut.
+        aliases: Names of points that work in place, and the graph nodes of their activations.
+
+    Raises:
+        ChangedActivationError: It was.
+    """
+    names = {node: name for name, node in aliases}
+    waiting = [] if output.grad_fn is None else [output.grad_fn]
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        if node in names:
+            raise ChangedActivationError(
+                f"Feedback point {names[node]!r} returns the tensor that it was given, which is used again behind "
+                "it: that is its activation too, past the point, along which exact backprop would reach the layers "
+                "below. Give the module inplace=False if it works in place, or use what it returns in both places."
+            )
+        children = [child for child, _ in node.next_functions if child is not None and child not in seen]
+        seen.update(children)
+        waiting += children

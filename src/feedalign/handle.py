@@ -228,10 +228,11 @@ class Handle:
 
     @contextmanager
     def from_error(self) -> Iterator[None]:
-        """Return a context in which a streaming rule learns from the error again."""
+        """Return a context in which a streaming rule learns from the error again, and no error is late."""
         stream, self._circuit.stream = self._circuit.stream, None
         try:
-            yield
+            with self._circuit.nothing_late():
+                yield
         finally:
             self._circuit.stream = stream
 

@@ -21,8 +21,11 @@ class PointHook:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], activation: Tensor) -> Tensor | None:
         """Cut the graph here."""
-        del module, args
-        return self.circuit.arrive(self.module, activation)
+        del module
+        onward = self.circuit.arrive(self.module, activation)
+        if onward is not None and args and activation is args[0]:
+            self.circuit.note_alias(self.module, activation)
+        return onward
 
 
 class OutputHook:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +11,7 @@ from feedalign.errors import CheckpointingError, ExampleInputsError
 from feedalign.hooks import refuse_outside
 from feedalign.linear_like import Adjoint, forward_weight
 from feedalign.rules.base import LayerwiseRule
-from feedalign.transforms import inside_backward
+from feedalign.transforms import inside_backward, node_of
 
 if TYPE_CHECKING:
     from feedalign.circuit import Circuit
@@ -45,10 +44,6 @@ class Reroute(torch.autograd.Function):
         (feedback,) = ctx.saved_tensors
         fed_back = ctx.adjoint(grad, feedback.to(grad.dtype), ctx.shape).to(ctx.dtype)
         return None, grad, fed_back, None
-
-
-# As for `Broadcast`: made once, not at every call.
-Reroute.forward.__signature__ = inspect.signature(Reroute.forward)  # type: ignore[attr-defined]
 
 
 class Gate:
@@ -88,5 +83,4 @@ class Gate:
             )
         weight = forward_weight(module)
         feedback = self.rule.feedback_weight(weight, self.circuit.store.drawn(self.key, weight))
-        joined: Tensor = Reroute.apply(self.adjoint, output, source, feedback)  # type: ignore[no-untyped-call]
-        return joined
+        return node_of(Reroute, self.adjoint, output, source, feedback)

@@ -60,6 +60,8 @@ class Placement:
         """Flatten what is broadcast, features last, to `[rows, C]`."""
         if self.layout != "full":
             return vector.flatten(0, -2)
+        if vector.dim() == 2:
+            return vector
         in_order = vector.movedim(-1, 1) if self.error_axis == "second" else vector
         return in_order.reshape(vector.shape[0], self.num_outputs)
 
@@ -72,7 +74,7 @@ class Placement:
     def deliver(self, projected: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Shape `[rows, D]` into a teaching signal for an activation of the given shape."""
         if self.layout == "full":
-            return projected.reshape(shape)
+            return projected if projected.shape == shape else projected.reshape(shape)
         positions_last = shape if self.axis != "second" else (shape[0], *shape[2:], shape[1])
         if self.layout == "repeated":
             middle = len(positions_last) - 2

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from feedalign.receivers import Receiver
 
 
+_has_processes = torch.distributed.is_available()
+
+
 def inside_distributed() -> bool:
     """Whether the forward of a DistributedDataParallel model is running."""
     return DistributedDataParallel._get_active_ddp_module() is not None
@@ -153,7 +156,7 @@ class Shards:
         Raises:
             WrappedModelError: The ranks hold different feedback, or it is another module that is sharded.
         """
-        if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        if not _has_processes or not torch.distributed.is_initialized():
             return
         # Under DistributedDataParallel nothing is sharded, and looking takes as long as a forward of small layers.
         modules = () if inside_distributed() else self.model.modules()

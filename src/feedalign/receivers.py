@@ -5,19 +5,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from feedalign.errors import FeedbackShapeError
 from feedalign.feedback import Projection
+from feedalign.perturbation import perturbation
 from feedalign.placement import FeatureAxis, Placement, features_last
 from feedalign.rules.base import DirectRule, EstimatingRule, LearnedRule, Rule, WeightRule
 from feedalign.rules.forward_gradient import SlopeRule, slope_per_sample
 from feedalign.rules.local_greedy import LocalGreedy
 
 Tensors = tuple[Tensor | None, ...]
+OF_ERRORS = 1024
+"""Place at which an error is rounded at random; those of noise at points follow. Other perturbations have others."""
 _Made = TypeVar("_Made")
 
 
@@ -50,9 +53,10 @@ class Arrival:
 
     def once(self, key: object, make: Callable[[], Tensor]) -> Tensor:
         """Return what was made under a key, made now if it was not."""
-        if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]
+        made = self._made.get(key)
+        if made is None:
+            made = self._made[key] = make()
+        return made
 
     def slopes(self) -> Tensor:
         """Directional derivative of the loss for each perturbation and sample, `[K, N]`."""
@@ -61,8 +65,7 @@ class Arrival:
         return self.once("slopes", lambda: slope_per_sample(self.error, tangent, self.num_perturbations))
 
 
-@dataclass(frozen=True)
-class Tap:
+class Tap(NamedTuple):
     """One receiver's tensors in a backward.
 
     Attributes:
@@ -143,11 +146,13 @@ class DirectReceiver(Receiver):
     Attributes:
         placement: How the error meets the activation.
         projection: The user's device, in the place of the matrix.
+        place: Number under which noise is drawn for the point.
     """
 
     rule: DirectRule
     placement: Placement
     projection: Projection | None
+    place: int = field(default=0, kw_only=True)
 
     @property
     def reads_activation(self) -> bool:
@@ -175,8 +180,12 @@ class DirectReceiver(Receiver):
         return self.rule.estimate(rows.to(common), drawn.to(common), num_terms)
 
     def teach(self, arrival: Arrival, tap: Tap) -> Tensor:
-        """Return the projected vector."""
-        vector = self.aligned(self.vector(arrival))
+        """Return what is received of the projected vector."""
+        return self.received(self.projected(arrival, tap), _clock(self.rule, tap))
+
+    def projected(self, arrival: Arrival, tap: Tap) -> Tensor:
+        """Return the projected vector, of the tap's shape and dtype."""
+        vector = self.aligned(self.vector(arrival, tap))
         return self.signal(vector, tap.held[0] if tap.held else None, tap.shape, tap.dtype)
 
     def feedback_gradients(self, arrival: Arrival, tap: Tap) -> Tensors:
@@ -185,7 +194,7 @@ class DirectReceiver(Receiver):
             return (None,) * len(tap.held)
         feedback = tap.held[0]
         evidence = tap.kept[0] if tap.activation is None else self.placement.collect(tap.activation)
-        rows = self.placement.rows(self.aligned(self.vector(arrival)))
+        rows = self.placement.rows(self.aligned(self.vector(arrival, tap)))
         return (self.rule.feedback_gradient(feedback, rows.to(feedback.dtype), evidence.to(feedback.dtype)),)
 
     def own(self, held: Tensor) -> Tensor:
@@ -196,9 +205,33 @@ class DirectReceiver(Receiver):
         """Return what has the output's positions, features last, with those of the activation."""
         return vector
 
-    def vector(self, arrival: Arrival) -> Tensor:
-        """Return what the rule broadcasts, `[..., C]`, made once for all its points."""
-        return arrival.once(self.rule, lambda: self.rule.broadcast(arrival.features(), arrival.seen()))
+    def vector(self, arrival: Arrival, tap: Tap) -> Tensor:
+        """Return what is sent of what the rule broadcasts, `[..., C]`, made once for all its points."""
+        # By the object: hashing all options of a rule takes longer than a look at the error.
+        return arrival.once(id(self.rule), lambda: self._sent(arrival, _clock(self.rule, tap)))
+
+    def _sent(self, arrival: Arrival, clock: Tensor | None) -> Tensor:
+        vector, error = self.rule.broadcast(arrival.features(), arrival.seen()), self.rule.limits.error
+        if error is None or not error.draws:
+            return self.rule.limits.sent(vector, None)
+        assert clock is not None
+        return self.rule.limits.sent(vector, _uniform(perturbation(vector, 1, clock, OF_ERRORS, "normal")[0]))
+
+    def used(self, held: Tensor) -> Tensor:
+        """Return the matrix that is projected with, of what is held."""
+        return self.rule.limits.used(held)
+
+    def received(self, signal: Tensor, clock: Tensor | None) -> Tensor:
+        """Return what the point receives.
+
+        Args:
+            signal: The projected vector, of the activation's shape.
+            clock: Seed and count of the forward, for rules whose limits draw.
+        """
+        if not self.rule.limits.noise:
+            return signal
+        assert clock is not None
+        return self.rule.limits.received(signal, perturbation(signal, 1, clock, OF_ERRORS + self.place, "normal")[0])
 
     def signal(self, vector: Tensor, feedback: Tensor | None, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         """Return the teaching signal, of the activation's shape and dtype.
@@ -218,7 +251,7 @@ class DirectReceiver(Receiver):
         rows = self.placement.rows(vector)
         if self.projection is None:
             assert feedback is not None
-            return self.placement.deliver(rows.to(dtype) @ self.own(feedback).to(dtype), shape)
+            return self.placement.deliver(rows.to(dtype) @ self.own(self.used(feedback)).to(dtype), shape)
         projected = self.projection.project(rows, self.point)
         wanted = (rows.shape[0], self.placement.num_features)
         if tuple(projected.shape) != wanted:
@@ -227,6 +260,16 @@ class DirectReceiver(Receiver):
                 f"{tuple(rows.shape)} there and returns [rows, features] = {wanted}."
             )
         return self.placement.deliver(projected.to(dtype), shape)
+
+
+def _clock(rule: DirectRule, tap: Tap) -> Tensor | None:
+    """Seed and count of the forward, kept last where the rule's limits draw."""
+    return tap.kept[-1] if rule.limits.draws else None
+
+
+def _uniform(normal: Tensor) -> Tensor:
+    """Numbers from 0 to 1 of normal ones."""
+    return (1 + torch.erf(normal * 0.5**0.5)) / 2
 
 
 @dataclass(frozen=True)

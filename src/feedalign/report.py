@@ -93,10 +93,31 @@ def _at_points(plan: Blueprint, layer: str, placements: dict[str, Placement], so
             placement = placements[candidate.label]
             shape = [placement.num_outputs, placement.num_features]
             feedback = f"{shape} {_origin(source, candidate.rule)}"
-        signal = f"{candidate.rule.name}: {candidate.rule.signal}{through}"
+        signal = f"{candidate.rule.name}: {candidate.rule.signal}{_limited(candidate.rule)}{through}"
         row = Row(layer or "(model)", candidate.label, signal, feedback, None, through=via, is_direct=is_direct)
         lines.append((row, candidate.call.module))
     return lines
+
+
+def _limited(rule: Rule) -> str:
+    """What hardware does to the signal."""
+    words = rule.limits.words if isinstance(rule, DirectRule) else ""
+    return f" ({words})" if words else ""
+
+
+def _delay_notes(plan: Blueprint) -> list[str]:
+    """Whose gradients come late, and that at first there are none."""
+    notes = []
+    for rule in dict.fromkeys(plan.rules.values()):
+        if isinstance(rule, DirectRule) and rule.limits.delay:
+            taught = (c.block.parameters for c in plan.candidates if c.cuts and c.rule == rule)
+            layers = dict.fromkeys(layer for names in taught for layer in layer_names(names))
+            delay = rule.limits.delay
+            num, first = (
+                (f"{delay} backward passes", f"{delay} give") if delay > 1 else ("1 backward pass", "one gives")
+            )
+            notes.append(f"the gradients of {', '.join(shown(layers))} come {num} late: the first {first} zeros")
+    return notes
 
 
 def shown(layers: Iterable[str]) -> tuple[str, ...]:
@@ -213,7 +234,7 @@ def side_notes(plan: Blueprint, perturber: Perturber | None) -> list[str]:
     Returns:
         The sentences.
     """
-    return [*_sample_notes(plan), *_cell_state_notes(plan), *_tangent_notes(perturber)]
+    return [*_sample_notes(plan), *_cell_state_notes(plan), *_tangent_notes(perturber), *_delay_notes(plan)]
 
 
 def _cell_state_notes(plan: Blueprint) -> list[str]:

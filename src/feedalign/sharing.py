@@ -58,12 +58,12 @@ class SharingReceiver(DirectReceiver):
 
     share: Share
 
-    def teach(self, arrival: Arrival, tap: Tap) -> Tensor:
-        """See `Receiver`."""
+    def projected(self, arrival: Arrival, tap: Tap) -> Tensor:
+        """See `DirectReceiver`."""
         matrix = tap.held[0]
 
         def multiply() -> Tensor:
-            return self.placement.rows(self.vector(arrival)).to(tap.dtype) @ matrix.to(tap.dtype)
+            return self.placement.rows(self.vector(arrival, tap)).to(tap.dtype) @ self.used(matrix).to(tap.dtype)
 
         # Under autocast, points differ in their precision.
         product = arrival.once((self.rule, self.share.holder, tap.dtype), multiply)

@@ -96,8 +96,8 @@ class FeedbackStore(nn.Module):
 
     def feedback(self, key: str) -> Tensor:
         """Return the feedback held under a key."""
-        held: Tensor = getattr(self, key)
-        return held
+        held = self._buffers.get(key)
+        return getattr(self, key) if held is None else held
 
     def drawn(self, key: str, weight: Tensor) -> Tensor | None:
         """Return what is drawn for a layer at this forward, of the weight's shape and dtype; None if nothing is."""

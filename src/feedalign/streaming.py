@@ -87,6 +87,7 @@ class Stream:
         activation: Tensor,
         feedback: Tensor | None,
         valid: Tensor | None = None,
+        clock: Tensor | None = None,
     ) -> None:
         """Differentiate one block with its teaching signal `-scale * Y @ feedback` and free its graph.
 
@@ -95,13 +96,14 @@ class Stream:
             activation: Its activation, still with its graph.
             feedback: What is held for it; None where a projection stands for it.
             valid: Which steps of a sequence count, `[N, T]`; None: all.
+            clock: Seed and count of the forward, for rules whose limits draw.
 
         Raises:
             TargetsError: There are not as many targets as the activation has rows.
         """
         assert self.rows is not None
         with torch.no_grad():
-            signal = self.signal(receiver, activation, feedback, valid)
+            signal = receiver.received(self.signal(receiver, activation, feedback, valid), clock)
         torch.autograd.backward(activation, signal)
 
     def note(self, parameters: Sequence[nn.Parameter]) -> None:
@@ -121,7 +123,7 @@ class Stream:
             sums = self.sums(receiver, tuple(activation.shape), activation.dtype, valid)
             return receiver.project(sums, feedback, activation.shape, activation.dtype)
         if feedback is not None and self.rows.dim() == 1:
-            rows, matrix = self.rows.to(feedback.device), receiver.own(feedback)
+            rows, matrix = self.rows.to(feedback.device), receiver.own(receiver.used(feedback))
             if isinstance(self.scale, Tensor) or matrix.shape[0] > rows.shape[0]:
                 picked = matrix.index_select(0, rows).mul_(-self.scale)
             else:

@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from feedalign.attach import attach
 from feedalign.handle import Handle, handle_of
+from feedalign.limits import UNLIMITED, Limits
 from feedalign.rules.activity_perturbed import ActivityPerturbed
 from feedalign.rules.base import DirectRule, EstimatingRule, LayerwiseRule, LearnedRule, Perturbing, Rule, WeightRule
 from feedalign.rules.forward_gradient import SlopeRule
@@ -50,7 +51,9 @@ def check_rule(rule: Rule, *, loss: LossFunction = functional.cross_entropy) -> 
     What is promised less of, and by whom: the output layer's gradient is exact unless the rule perturbs it, or sends
     every parameter a vector of its own. A rule that sends such vectors without a slope, and one that estimates its
     feedback, may add to those gradients what no loss scales. Samples are compared with the perturbations that they
-    have in the whole batch, and not at all where a batch's signals are made with feedback that it has itself moved.
+    have in the whole batch, and not at all where a batch's signals are made with feedback that it has itself moved, or
+    have a full scale or a gain that all its samples share (`fa.Limits`). Where an error is late by a number of backward
+    passes, two forwards under one backward count as one pass, and are not compared with two.
 
     Args:
         rule: The rule, with the options to check it with.
@@ -337,7 +340,9 @@ def _has_exact_output(rule: Rule) -> bool:
 def _check_feedback(trial: _Trial) -> None:
     """Learned feedback has a gradient of its own, or the forward moves it."""
     model, handle = trial.attached()
-    before = {name: buffer.clone() for name, buffer in handle.store.named_buffers() if name != "counter"}
+    late = handle._circuit.late
+    others = {"counter"} | (set() if late is None else late.buffers())
+    before = {name: buffer.clone() for name, buffer in handle.store.named_buffers() if name not in others}
     trial.step(model)
     learns = any(p.grad is not None for p in handle.store.parameters())
     learns |= any(not torch.equal(handle.store.get_buffer(name), buffer) for name, buffer in before.items())
@@ -372,7 +377,7 @@ def _check_partial_batch(trial: _Trial) -> None:
             grad is None or grad.shape == shapes[name], f"a partial batch gives {name} a gradient of another shape"
         )
     has_norm = any(isinstance(module, nn.BatchNorm2d) for module in trial.model().modules())
-    if has_norm or _uses_new_feedback(trial.rule):
+    if has_norm or _uses_new_feedback(trial.rule) or _limits(trial.rule).mixes_samples:
         return
     thirds = [trial.apart(slice(start, start + 2)) for start in (0, 2, 4)]
     sentence = (
@@ -386,6 +391,10 @@ def _uses_new_feedback(rule: Rule) -> bool:
     return isinstance(rule, EstimatingRule) and rule.projects_average
 
 
+def _limits(rule: Rule) -> Limits:
+    return rule.limits if isinstance(rule, DirectRule) else UNLIMITED
+
+
 def _check_accumulation(trial: _Trial) -> None:
     first, last = slice(0, 3), slice(3, 6)
     model, _ = trial.attached()
@@ -394,7 +403,7 @@ def _check_accumulation(trial: _Trial) -> None:
     trial.loss_of(model, first).backward()
     trial.loss_of(model, last).backward()
     _require_equal(_gradients(model), total, "gradients of two backward passes do not add up in .grad")
-    if not trial.rule.needs_targets:
+    if not trial.rule.needs_targets and not _limits(trial.rule).delay:
         model, _ = trial.attached()
         losses = [trial.loss_of(model, first), trial.loss_of(model, last)]
         torch.stack(losses).sum().backward()

@@ -87,6 +87,25 @@ def inside_checkpointing() -> bool:
     return isinstance(hooks, tuple) and getattr(hooks[0], "__qualname__", "").startswith("_checkpoint_hook.")
 
 
+def node_of(function: type[torch.autograd.Function], *arguments: object) -> Tensor:
+    """Put a node into the graph; where nothing is compiled or transformed without what torch looks up for these.
+
+    In a small network that takes longer than the node's own work: `Function.apply` binds the arguments to the
+    signature of `forward` anew at every call.
+
+    Args:
+        function: The node's class, with a `setup_context` of its own.
+        arguments: Of its `forward`, all in order.
+
+    Returns:
+        What its `forward` returns.
+    """
+    is_plain = not torch.compiler.is_compiling() and not inside_transform()
+    apply = super(torch.autograd.Function, function).apply if is_plain else function.apply  # type: ignore[misc]
+    made: Tensor = apply(*arguments)
+    return made
+
+
 def is_batched(tensor: Tensor) -> bool:
     """Whether a tensor stands for a batch of them under `torch.func.vmap`, so that its values cannot be looked at."""
     functorch = torch._C._functorch

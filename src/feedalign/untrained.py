@@ -27,14 +27,21 @@ class FeedbackWatch:
         store: Its feedback.
         averages: Names in the store of feedback that moves in the forward, in training mode.
         witnesses: Names of parameters that every optimizer step moves, those of the output layer.
+        delay: Backward passes after which the first gradient of the feedback arrives.
     """
 
     def __init__(
-        self, model: nn.Module, store: FeedbackStore, averages: Sequence[str], witnesses: Sequence[str]
+        self,
+        model: nn.Module,
+        store: FeedbackStore,
+        averages: Sequence[str],
+        witnesses: Sequence[str],
+        delay: int = 0,
     ) -> None:
         self.model, self.store = model, store
         self.averages, self.witnesses = tuple(averages), tuple(witnesses)
         self.num_looks = self.num_stale = 0
+        self.patience, self.most_looks = _PATIENCE + delay, _MOST_LOOKS + delay
         self.is_over = not averages and not any(True for _ in store.parameters())
         self.witness: Tensor | None = None
         self.feedback: list[Tensor] = []
@@ -70,9 +77,9 @@ class FeedbackWatch:
             self.num_stale += 1
             has_moved = len(learned) != len(self.feedback) or not all(map(torch.equal, learned, self.feedback))
             self.is_over = has_moved
-        if self.num_looks >= _MOST_LOOKS or self.is_over:
+        if self.num_looks >= self.most_looks or self.is_over:
             self.is_over, self.witness, self.feedback = True, None, []
-        elif self.num_stale >= _PATIENCE:
+        elif self.num_stale >= self.patience:
             self.num_stale = 0
             raise UntrainedFeedbackError(_ASLEEP if self.averages else _LEFT_OUT)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from feedalign.assign import Candidate
 from feedalign.blueprint import Blueprint
@@ -94,7 +94,8 @@ def _held(plan: Blueprint, placements: dict[str, Placement], projection: Project
     learned = [keeps_as_parameter(rule) for rule in with_matrix] if projection is None else []
     gates = [gate.rule for gate in plan.gated.values()]
     is_clocked = has_clock(plan) or any(rule.redraws for rule in gates)
-    has_buffers = is_clocked or not all(learned) or any(map(is_drawn, gates))
+    is_late = any(isinstance(rule, DirectRule) and rule.limits.delay for rule in with_matrix)
+    has_buffers = is_clocked or is_late or not all(learned) or any(map(is_drawn, gates))
     kinds: dict[Held, bool] = {"buffers": has_buffers, "parameters": any(learned)}
     return frozenset(kind for kind, is_held in kinds.items() if is_held)
 
@@ -107,12 +108,21 @@ def keeps_as_parameter(rule: Rule) -> bool:
 
 
 def has_clock(plan: Blueprint) -> bool:
-    """Whether a rule draws perturbations in the forward."""
-    return any(isinstance(rule, (Perturbing, WeightRule)) for rule in plan.rules.values())
+    """Whether a rule draws in every forward: perturbations, or what its limits draw."""
+    return any(
+        rule.limits.draws or isinstance(rule, Perturbing)
+        if isinstance(rule, DirectRule)
+        else isinstance(rule, (Perturbing, WeightRule))
+        for rule in plan.rules.values()
+    )
 
 
 def _refuse_projection(plan: Blueprint) -> None:
     learners = [type(rule).__name__ for rule in plan.rules.values() if rule.learns_feedback]
+    if any(isinstance(rule, DirectRule) and rule.limits.feedback is not None for rule in plan.rules.values()):
+        raise AttachError(
+            "fa.Limits(feedback=...) converts a matrix, and the one of fa.Projection is not here: leave it out."
+        )
     if plan.gated or learners:
         why = f"fa.{learners[0]} learns matrices of its own" if learners else "layer-wise rules need weights"
         raise AttachError(f"fa.Projection stands for error @ feedback of direct rules with fixed feedback; {why}.")
@@ -162,6 +172,8 @@ def _sites(
             label, call = candidate.label, candidate.call
             share = shares.get(label)
             receiver = _receiver(plan, candidate, placements.get(label), projection, share)
+            if isinstance(receiver, DirectReceiver):
+                receiver = replace(receiver, place=len(sites) + 1)
             key = keys.get(label) or key_of(label, set(keys.values()) | {site.key for site in sites})
             held = key if share is None else keys[share.holder]
             sites.append(Site(key, call.module, call.index, candidate.rule, receiver, candidate.block.parameters, held))

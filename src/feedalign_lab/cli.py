@@ -10,7 +10,7 @@ from typing import Annotated
 _EXIT_USER_ERROR = 2
 _EXIT_INTERRUPTED = 130
 _EXIT_BROKEN_PIPE = 141
-_COMMANDS = ("compare", "train", "tune", "language", "papers", "describe", "check", "rules")
+_COMMANDS = ("compare", "train", "tune", "language", "papers", "bench", "describe", "check", "rules")
 
 _ABOUT = """Train networks without backpropagating through them, and compare the rules that do so.
 
@@ -38,10 +38,12 @@ Examples:
 _TRAIN = """Train one network under one rule and save its weights.
 
 They are those after the last epoch or, where a field judges at the epoch with the best validation score, after that.
+A run that was cut, by Ctrl-C, a crash or kill -9, goes on where it was: the same command with --resume for --out.
 
 Examples:
   feedalign train --rule drtp
   feedalign train --data mnist --network fc2-1000 --rule dfa --epochs 10 --dropout 0.1 --out runs/dfa
+  feedalign train --data mnist --network fc2-1000 --rule dfa --epochs 10 --dropout 0.1 --resume runs/dfa
   feedalign train --data mnist --network cnn-bn --rule fdfa --epochs 10
   feedalign train --data adult --network deepfm --rule dfa
 """
@@ -147,6 +149,8 @@ def _main(arguments: list[str]) -> int:
         return _EXIT_USER_ERROR
     from tyro.conf import FlagCreatePairsOff, subcommand
 
+    from feedalign_lab.bench.options import ABOUT as BENCH
+    from feedalign_lab.bench.options import BenchOptions
     from feedalign_lab.language.options import LanguageOptions
     from feedalign_lab.options import (
         CheckOptions,
@@ -166,6 +170,7 @@ def _main(arguments: list[str]) -> int:
             | Annotated[TuneOptions, subcommand("tune", description=_TUNE)]
             | Annotated[LanguageOptions, subcommand("language", description=_LANGUAGE)]
             | Annotated[PapersOptions, subcommand("papers", description=PAPERS)]
+            | Annotated[BenchOptions, subcommand("bench", description=BENCH)]
             | Annotated[DescribeOptions, subcommand("describe", description=_DESCRIBE)]
             | Annotated[CheckOptions, subcommand("check", description=_CHECK)]
             | Annotated[RulesOptions, subcommand("rules", description=_RULES)],

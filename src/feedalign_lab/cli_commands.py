@@ -1,18 +1,20 @@
 """What each command does."""
 
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
 from feedalign.errors import FeedalignError
+from feedalign_lab.bench.options import BenchOptions
 from feedalign_lab.choices import left_out, parse_rule_names, refuse_unsuited
 from feedalign_lab.cli_check import check_model
 from feedalign_lab.cli_machine import cpu_threads, device_named
 from feedalign_lab.cli_output import print_table
 from feedalign_lab.cli_plans import case_of, plan_of, plans_of_grid
+from feedalign_lab.cli_resume import checkpoints_of, has_checkpoint, open_folder
 from feedalign_lab.comparison import Comparison, run_comparison, run_training
 from feedalign_lab.domains import domain_of
 from feedalign_lab.errors import SettingError
@@ -74,6 +76,10 @@ def _run(options: Options) -> int:
             return _rules(options)
         case LanguageOptions():
             return _language(options)
+        case BenchOptions():
+            from feedalign_lab.cli_bench import bench
+
+            return bench(options)
         case PapersOptions():
             from feedalign_lab.cli_papers import run_papers
 
@@ -103,15 +109,18 @@ def _train(options: TrainOptions) -> int:
     if len(plan.rules) != 1:
         raise SettingError("train takes a single rule: use compare for several.")
     device = device_named(options.device)
-    folder = ResultsFolder.open(_folder_path(options, plan), overwrite=options.overwrite)
+    folder = open_folder(options, _folder_path(options, plan))
     with (
         folder.only_kept_with_content(),
         cpu_threads(options.threads),
         TrainingProgress(plan.num_epochs(), is_shown=not options.json) as progress,
     ):
         task = _load(plan, device, progress)
-        comparison = run_training(plan, task, folder, progress.watch, progress.tell)
-    return _report(comparison, as_json=options.json)
+        decides = {**asdict(plan), "device": str(device), "data_facts": dict(task.data_facts())}
+        checkpoints = checkpoints_of(options, folder, decides, progress.say)
+        comparison = run_training(plan, task, folder, progress.watch, progress.tell, checkpoints)
+    way_on = f" The same command goes on with --resume {folder.path}." if has_checkpoint(folder.path) else ""
+    return _report(comparison, as_json=options.json, way_on=way_on)
 
 
 def _load(plan: Plan, device: torch.device, progress: TrainingProgress) -> Task:
@@ -206,7 +215,7 @@ def _in_a_path(data: str) -> str:
     return f"{prefix}-{Path(path).stem}" if colon else data
 
 
-def _report(comparison: Comparison, *, as_json: bool) -> int:
+def _report(comparison: Comparison, *, as_json: bool, way_on: str = "") -> int:
     """Print the outcome: figures on stdout, what went wrong on stderr."""
     if as_json:
         print(to_json(comparison.to_dict()), end="")
@@ -220,6 +229,6 @@ def _report(comparison: Comparison, *, as_json: bool) -> int:
     for result in diverged:
         print(f"feedalign: trial {result.trial + 1}: {result.message}", file=sys.stderr)
     if comparison.status == "interrupted":
-        print("feedalign: interrupted; what was done is kept.", file=sys.stderr)
+        print(f"feedalign: interrupted; what was done is kept.{way_on}", file=sys.stderr)
         return _EXIT_INTERRUPTED
     return _EXIT_DIVERGED if diverged else _EXIT_OK

@@ -109,7 +109,9 @@ def _train(request: Request, job: RunOptions) -> Outcome:
     if workers.launcher != "local" or workers.number > 1:
         return launch(request, workers)
     with cpu_threads(workers.threads), TrainingProgress(request.num_epochs(), is_shown=True) as progress:
-        return run_cells(request, progress.watch, progress.tell, lambda record: print(say(record), flush=True))
+        return run_cells(
+            request, progress.watch, progress.tell, lambda record: print(say(record), flush=True), progress.say
+        )
 
 
 def _tell(outcome: Outcome, request: Request) -> int:

@@ -80,6 +80,7 @@ def plan_of(options: RunOptions, rules: tuple[str, ...], trials: int) -> Plan:
         dropout=options.dropout,
         clip=_clip(options, defaults),
         gamma=options.gamma,
+        limits=options.limits,
         seed=options.seed,
         transfer_epochs=_given(options.transfer_epochs, schedule.epochs) if options.transfer else None,
     )

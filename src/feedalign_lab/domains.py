@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from feedalign_lab.task import Task, Tell
 
 CHOOSABLE = (
-    "batch_size", "lr_decay", "clip", "weight_decay", "dropout", "feedback_lr", "gamma", "flip", "inputs", "transfer",
-    "transfer_epochs",
+    "batch_size", "lr_decay", "clip", "weight_decay", "dropout", "feedback_lr", "gamma", "limits", "flip", "inputs",
+    "transfer", "transfer_epochs",
 )  # fmt: skip
 """Options of the command line that do not mean something in every domain."""
 

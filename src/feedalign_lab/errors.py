@@ -5,12 +5,28 @@ from collections.abc import Iterable
 
 from feedalign.errors import FeedalignError
 
+# Of a sentence, in characters.
+_LONGEST = 1500
 # More than these in one sentence nobody reads.
 _NUM_NAMES_TOLD = 40
 
 
 class LabError(FeedalignError):
-    """Base of every error the lab raises on purpose; the command line turns it into one line and status 2."""
+    """Base of every error the lab raises on purpose; the command line turns it into one line and status 2.
+
+    A sentence that quotes a damaged file may be as long as the file: of one too long, beginning and end are kept.
+    """
+
+    def __init__(self, sentence: str = "", *others: object) -> None:
+        """Say what was found, what was expected and what to do.
+
+        Args:
+            sentence: This.
+            others: Whatever else belongs to the error.
+        """
+        if len(sentence) > _LONGEST:
+            sentence = f"{sentence[: _LONGEST // 2]} [...] {sentence[-_LONGEST // 2 :]}"
+        super().__init__(sentence, *others)
 
 
 class UnknownNameError(LabError, ValueError):
@@ -54,6 +70,10 @@ class UnsafePickleError(CorruptFileError):
 
 class OutputFolderError(LabError, OSError):
     """A results folder that cannot be written, or that already holds results."""
+
+
+class CheckpointError(LabError, ValueError):
+    """A checkpoint that cannot be written, or that nothing can be gone on from: damaged, or of another format."""
 
 
 class DivergedError(LabError, ArithmeticError):

@@ -10,6 +10,7 @@ from torch.nn import functional
 import feedalign as fa
 from feedalign_lab.choices import make_rule
 from feedalign_lab.data.dataset import Dataset, Task
+from feedalign_lab.limits import parse_limits
 from feedalign_lab.models import WeightInit, build_network, parse_network_name
 from feedalign_lab.models.naming import Output
 from feedalign_lab.models.transfer import Features, classifier_points, freeze_features
@@ -37,6 +38,7 @@ class LearnerSpec:
         dropout: Probability of dropping at the input of every fully connected layer.
         clip: Largest norm of the gradient of all weights together, at every step; None leaves it as it is.
         gamma: Discount of later steps' errors in a forecast, for rules that broadcast them; None: the rule's own.
+        limits: Limits of hardware, as `parse_limits` takes them, for direct rules; None: none.
         seed: Seed of the run.
         trial: Number of the trial; trials differ in weights and in feedback.
     """
@@ -51,6 +53,7 @@ class LearnerSpec:
     dropout: float = 0.0
     clip: float | None = None
     gamma: float | None = None
+    limits: str | None = None
     seed: int = 0
     trial: int = 0
 
@@ -115,7 +118,8 @@ def make_learner(spec: LearnerSpec, dataset: Dataset, features: Features | None 
     Returns:
         The learner. Two calls with the same arguments give equal learners.
     """
-    rule = make_rule(spec.rule, dataset.task, spec.gamma)
+    limits = parse_limits(spec.limits)
+    rule = limits.on(make_rule(spec.rule, dataset.task, spec.gamma))
     model = build_network(
         spec.network,
         dataset,
@@ -130,6 +134,7 @@ def make_learner(spec: LearnerSpec, dataset: Dataset, features: Features | None 
         rule,
         example_inputs=dataset.x_train[:2],
         points=None if features is None else classifier_points(model),
+        feedback=limits.draw(rule),
         generator=generator(spec.seed, spec.trial, "feedback"),
     )
     loss_function: LossFunction = getattr(functional, loss_name(spec.network, dataset.task))

@@ -6,9 +6,10 @@ from typing import Annotated, TypeAlias
 
 from tyro.conf import Positional, arg
 
+from feedalign_lab.bench.options import BenchOptions
 from feedalign_lab.clicks import names as clicks
 from feedalign_lab.graphs import names as graphs
-from feedalign_lab.language.options import LanguageOptions
+from feedalign_lab.language.options import RESUME, LanguageOptions
 from feedalign_lab.papers.options import PapersOptions
 from feedalign_lab.scenes import names as scenes
 
@@ -41,6 +42,11 @@ _NETWORK = (
 _DROPOUT = (
     "Probability of dropping, for every rule: at the input of every fully connected layer, or where the network has it."
 )
+_LIMITS = (
+    "Limits of hardware for rules that project the error, such as error-bits=4,noise=0.1,delay=2: error-bits, "
+    "error-ternary (threshold, as a part of the largest), error-rounding (nearest, stochastic), error-scale (tensor, "
+    "row), feedback-bits, feedback-ternary, feedback-density, noise (over the signal's rms), delay (steps)."
+)
 _TRANSFER = (
     "Transfer learning: in each trial backprop first trains the whole network, then its convolutions are frozen (batch "
     "normalization too, with the statistics it has) and every rule trains a fresh classifier behind them."
@@ -67,6 +73,7 @@ class RunOptions:
     """Largest norm of the gradient of all weights together, at each step; inf leaves it as it is."""
     gamma: Annotated[float | None, arg(metavar="G", help_behavior_hint=_OF_RULE)] = None
     """In forecasts, for rules that broadcast errors: what a step's error counts one step before, 0 (nothing) to 1."""
+    limits: Annotated[str | None, arg(metavar="NAME=VALUE,...", help=_LIMITS)] = None
     weight_decay: Annotated[float | None, arg(metavar="W", help_behavior_hint=_OF_RULE)] = None
     """Adam's weight decay, which is added to the gradient, for every rule."""
     dropout: Annotated[float | None, arg(metavar="P", help=_DROPOUT, help_behavior_hint=_OF_RULE)] = None
@@ -111,6 +118,7 @@ class TrainOptions(RunOptions):
 
     rule: Name = "dfa"
     """The rule; `feedalign rules` lists them."""
+    resume: Annotated[Path | None, arg(metavar="DIR", help=RESUME, help_behavior_hint="")] = None
 
 
 @dataclass(frozen=True)
@@ -194,6 +202,7 @@ Options: TypeAlias = (
     | TuneOptions
     | LanguageOptions
     | PapersOptions
+    | BenchOptions
     | DescribeOptions
     | CheckOptions
     | RulesOptions

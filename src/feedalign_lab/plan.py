@@ -5,11 +5,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from feedalign.rules import DirectRule, LearnedRule
-from feedalign_lab.choices import Learnable, rule_class
+from feedalign_lab.choices import Learnable, make_rule, rule_class
 from feedalign_lab.data.dataset import Inputs
 from feedalign_lab.domains import domain_of
 from feedalign_lab.errors import SettingError
 from feedalign_lab.learner import LearnerSpec
+from feedalign_lab.limits import parse_limits
 from feedalign_lab.papers.setting import RuleSetting
 from feedalign_lab.training import Schedule
 
@@ -35,6 +36,7 @@ class Plan:
             None takes each rule's own.
         clip: Largest norm of the gradient of all weights together, above 0; None leaves it as it is.
         gamma: Discount of later steps' errors in a forecast, from 0 to 1; None takes each rule's own.
+        limits: Limits of hardware, as `parse_limits` takes them, for the direct rules; None: none.
         seed: Seed of everything, not negative.
         transfer_epochs: Passes over the training data in which backprop trains the whole network of each trial, before
             its convolutions are frozen and every rule trains a fresh classifier on them; None: every rule trains the
@@ -55,6 +57,7 @@ class Plan:
     dropout: float | None = None
     clip: float | None = None
     gamma: float | None = None
+    limits: str | None = None
     seed: int = 0
     transfer_epochs: int | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
@@ -86,6 +89,8 @@ class Plan:
         case = domain_of(self.data).case(self.data, self.network, is_transfer=is_transfer)
         if self.gamma is not None:
             self._check_gamma(case, self.gamma)
+        if self.limits is not None:
+            self._check_limits(self.limits)
 
     def setting(self, rule: str) -> RuleSetting:
         """Rates, decays and start of the weights for one rule."""
@@ -117,6 +122,17 @@ class Plan:
                 "Gamma discounts later steps' errors where there is one at every step and a rule that broadcasts it: "
                 "leave --gamma out, or take --data mackey-glass and a rule such as dfa."
             )
+
+    def _check_limits(self, text: str) -> None:
+        """Refuse limits that mean nothing, or that no rule would have."""
+        limits = parse_limits(text)
+        if not any(issubclass(rule_class(rule), DirectRule) for rule in self.rules):
+            raise SettingError(
+                f"--limits {text} is for rules that project the error, and of {', '.join(self.rules)} none does: leave "
+                "it out, or add a rule such as dfa."
+            )
+        for rule in self.rules:
+            limits.on(make_rule(rule, "classification"))
 
     def spec(self, rule: str, trial: int) -> LearnerSpec:
         """What one trial of one rule starts from."""
@@ -151,6 +167,7 @@ class Plan:
             dropout=setting.dropout,
             clip=self.clip,
             gamma=setting.gamma,
+            limits=self.limits,
             seed=self.seed,
             trial=trial,
         )

@@ -31,7 +31,8 @@ def comparison_table(comparison: Comparison) -> Table:
         The table, to be printed by rich.
     """
     plan = comparison.plan
-    ending = " (interrupted: figures so far)" if comparison.status == "interrupted" else ""
+    ending = f", {plan.limits}" if plan.limits else ""
+    ending += " (interrupted: figures so far)" if comparison.status == "interrupted" else ""
     table = Table(
         title=f"{plan.data}, {plan.network}{transfer_remark(plan)}, {_counted(plan.schedule.epochs, 'epoch')}, "
         f"{_counted(plan.trials, 'trial')}{ending}",

@@ -20,6 +20,8 @@ TUNING_NAME = "tuning.json"
 SAMPLES_NAME = "samples.txt"
 TOKENIZER_NAME = "tokenizer.json"
 
+# Of trainings that were cut: the newest, and the one before.
+_CHECKPOINTS = ("*.feedalign-checkpoint", "*.feedalign-checkpoint.*")
 _NAMES = (RESULTS_NAME, WEIGHTS_NAME, CURVES_NAME, ANGLES_NAME, TUNING_NAME, SAMPLES_NAME, TOKENIZER_NAME)
 
 
@@ -36,12 +38,13 @@ class ResultsFolder:
     is_new: bool = False
 
     @classmethod
-    def open(cls, path: Path, *, overwrite: bool) -> "ResultsFolder":
+    def open(cls, path: Path, *, overwrite: bool, goes_on: bool = False) -> "ResultsFolder":
         """Make the folder and check that results can be written there.
 
         Args:
             path: The folder; made with its parents if it is not there.
-            overwrite: Whether results that are there already may be replaced.
+            overwrite: Whether results that are there already may be replaced; checkpoints are removed at once.
+            goes_on: Whether what is there belongs to the run that goes on in it, and may be replaced by its results.
 
         Returns:
             The folder.
@@ -58,13 +61,23 @@ class ResultsFolder:
             raise OutputFolderError(
                 f"The results folder {path} cannot be written ({_reason(error)}): choose another with --out."
             ) from error
-        taken = [name for name in _NAMES if (path / name).exists()]
-        if taken and not overwrite:
+        folder = cls(path, is_new)
+        if overwrite:
+            folder.remove(*_CHECKPOINTS)
+        elif not goes_on:
+            folder._refuse_taken()
+        return folder
+
+    def _refuse_taken(self) -> None:
+        """Refuse to write over what another run left, or needs to go on."""
+        taken = [name for name in _NAMES if (self.path / name).exists()]
+        saved = sorted(path.name for pattern in _CHECKPOINTS for path in self.path.glob(pattern))
+        if taken or saved:
+            way_on = f"; or go on with that run: feedalign train ... --resume {self.path}" if saved else ""
             raise OutputFolderError(
-                f"{path / taken[0]} exists already and was left as it is: "
-                "choose another folder with --out, or replace it with --overwrite."
+                f"{self.path / [*taken, *saved][0]} exists already and was left as it is: "
+                f"choose another folder with --out, or replace it with --overwrite{way_on}."
             )
-        return cls(path, is_new)
 
     @contextmanager
     def only_kept_with_content(self) -> Iterator[None]:
@@ -90,11 +103,13 @@ class ResultsFolder:
         """Remove the pictures that an earlier run says it left, so that they do not lie beside results of another."""
         try:
             named = json.loads((self.path / RESULTS_NAME).read_text(encoding="utf-8"))["result_files"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return
         for name in named if isinstance(named, list) else ():
             if isinstance(name, str) and name == Path(name).name and name not in {"", ".", ".."}:
-                (self.path / name).unlink(missing_ok=True)
+                # What a damaged file names may be no name of a file at all.
+                with suppress(OSError, ValueError):
+                    (self.path / name).unlink(missing_ok=True)
 
     def write_result_file(self, name: str, save: Callable[[Path], object]) -> Path:
         """Write a file that a task names, in one piece.

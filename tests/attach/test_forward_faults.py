@@ -368,3 +368,64 @@ def test_a_parametrization_added_after_attach_works_when_streaming() -> None:
     handle.targets(y)
     model(x)
     assert model.fc1.parametrizations.weight.original0.grad.any()
+
+
+class ChangesInPlace(Seeded):
+    """What the first non-linearity returns is doubled in place, as its derivative allows."""
+
+    def build(self) -> None:
+        self.fc1, self.act1 = nn.Linear(NUM_INPUTS, 7), nn.GELU()
+        self.fc2, self.act2 = nn.Linear(7, 6), nn.GELU()
+        self.head = nn.Linear(6, NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.act2(self.fc2(self.act1(self.fc1(x)).mul_(2))))
+
+
+@pytest.mark.parametrize("rule", [fa.DKP(), fa.LocalGreedy()])
+def test_an_activation_that_is_read_and_changed_in_place_is_refused(rule: fa.Rule) -> None:
+    model = ChangesInPlace()
+    fa.attach(model, rule, example_inputs=x)
+    assert_says(refusal_of(lambda: model(x)), errors.ChangedActivationError, "'act1'", "h = h * 2")
+    with torch.no_grad():
+        assert torch.equal(model(x), ChangesInPlace()(x))
+
+
+@pytest.mark.parametrize("rule", [fa.DFA(), fa.DRTP(allow_unbounded=True), fa.FDFA(), fa.ActivityPerturbed()])
+def test_an_activation_that_is_not_read_may_be_changed_in_place(rule: fa.Rule) -> None:
+    model = ChangesInPlace()
+    fa.attach(model, rule, example_inputs=x, **not_from_zero(rule))
+    F.cross_entropy(model(x), y).backward()
+    assert model.fc1.weight.grad.any()
+
+
+class UsesItsInputAgain(Seeded):
+    """What is given to a non-linearity that works in place is added behind it: its activation once more, uncut."""
+
+    def build(self, *, uses_it: bool = True) -> None:
+        self.uses_it = uses_it
+        self.fc1, self.act1 = nn.Linear(NUM_INPUTS, 7), nn.ReLU(inplace=True)
+        self.head = nn.Linear(7, NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.fc1(x)
+        h = self.act1(z)
+        return self.head(h + (z if self.uses_it else h))
+
+
+@pytest.mark.parametrize("rule", [fa.Shallow(), fa.DFA(), fa.FDFA()])
+def test_the_input_of_a_point_that_works_in_place_is_not_used_behind_it(rule: fa.Rule) -> None:
+    model = UsesItsInputAgain()
+
+    def run() -> None:
+        # Rules that perturb run the model once as they are attached.
+        if not hasattr(model, "feedalign"):
+            fa.attach(model, rule, example_inputs=x)
+        model(x)
+
+    for _ in range(2):
+        assert_says(refusal_of(run), errors.ChangedActivationError, "'act1'", "inplace=False")
+    other = UsesItsInputAgain(uses_it=False)
+    fa.attach(other, rule, example_inputs=x)
+    for _ in range(2):
+        other(x).sum().backward()

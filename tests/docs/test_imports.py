@@ -44,3 +44,24 @@ def test_the_check_would_notice() -> None:
     )
     done = subprocess.run([sys.executable, "-c", spoiled], capture_output=True, text=True, check=False)
     assert "feedalign.spoiled imports numpy" in done.stderr
+
+
+# What `import feedalign` brings beyond what `import torch` has brought already; nothing that takes time to read.
+BEYOND_TORCH = """
+import sys
+import torch
+
+before = set(sys.modules)
+import feedalign
+
+brought = {name.partition(".")[0] for name in set(sys.modules) - before}
+foreign = brought - {"feedalign", *sys.stdlib_module_names}
+assert not foreign, sorted(foreign)
+slow = {name for name in set(sys.modules) - before if name.startswith(("torch._dynamo", "torch._inductor", "torch.fx"))}
+assert not slow, sorted(slow)
+"""
+
+
+def test_importing_the_library_brings_nothing_beyond_torch_but_itself() -> None:
+    done = subprocess.run([sys.executable, "-c", BEYOND_TORCH], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

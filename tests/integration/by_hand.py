@@ -245,13 +245,17 @@ def activations(
 
     def note(module: nn.Module, args: Any, activation: Tensor) -> Tensor | None:
         point = names[module]
+        if not cut:
+            # A place of its own in the graph: a module that returns its input as it is has none.
+            activation = activation.clone()
         counts[point] = counts.get(point, 0) + 1
         if activation.requires_grad:
             key = point.replace(".", "_")
             taps[key if counts[point] == 1 else f"{key}__{counts[point]}"] = activation
             if found is not None:
                 found.append(activation)
-        return activation.detach() if cut else None
+        # A copy: what follows may change it in place.
+        return activation.detach().clone() if cut else activation.clone()
 
     hooks = [module.register_forward_hook(note) for module in names]
     yield taps

@@ -58,9 +58,9 @@ class StepReceiver(DirectReceiver):
             perturbation = perturbation * (valid.unsqueeze(-1) / share)
         return super().gather(perturbation, tangent, None)
 
-    def teach(self, arrival: Arrival, tap: Tap) -> Tensor:
+    def projected(self, arrival: Arrival, tap: Tap) -> Tensor:
         """Return the projected sums, `[N, T, D]`."""
-        vector, feedback = self.aligned(self.vector(arrival)), tap.held[0] if tap.held else None
+        vector, feedback = self.aligned(self.vector(arrival, tap)), tap.held[0] if tap.held else None
         if not self.sums_steps:
             return self.signal(vector, feedback, tap.shape, tap.dtype)
         return self.project(self.sums(vector, tap.valid), feedback, tap.shape, tap.dtype)

@@ -41,7 +41,8 @@ def streams_in_parts(forward: StepwiseForward, circuit: Circuit, batch: Batch) -
 
 
 def _goes_by_steps(receiver: Receiver | None) -> bool:
-    return isinstance(receiver, StepReceiver) and receiver.placement.layout != "full"
+    # Noise is drawn for a sequence as a whole.
+    return isinstance(receiver, StepReceiver) and receiver.placement.layout != "full" and not receiver.rule.limits.noise
 
 
 def stream_through(forward: StepwiseForward, circuit: Circuit, batch: Batch) -> Any:

@@ -125,7 +125,8 @@ class DualCarrier(Carrier):
         """See `Carrier`."""
         del call
         self._refuse_compiled()
-        return activation if tangent is None else forward_ad.make_dual(activation, tangent)
+        # A copy: who changes the activation in place changes its tangent too, and the perturbation is needed again.
+        return activation if tangent is None else forward_ad.make_dual(activation, tangent.clone())
 
     def reach_output(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
         """See `Carrier`."""

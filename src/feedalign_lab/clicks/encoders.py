@@ -70,6 +70,9 @@ class FieldEncoder(ABC):
 
         Args:
             state: Its state.
+
+        Raises:
+            ValueError: It is the state of no such encoder.
         """
 
     def num_counted(self) -> int:
@@ -146,7 +149,10 @@ class ThresholdEncoder(FieldEncoder):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """See `FieldEncoder`."""
-        self._known = _Known({value: number for number, value in enumerate(state["values"], start=1)})
+        values = state["values"]
+        if not isinstance(values, list) or not all(type(value) in {int, str} for value in values):
+            raise ValueError("values are numbers or texts")
+        self._known = _Known({value: number for number, value in enumerate(values, start=1)})
 
     @property
     def num_categories(self) -> int:
@@ -239,7 +245,10 @@ class QuantileEncoder(FieldEncoder):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """See `FieldEncoder`."""
-        self._cuts = np.array(state["cuts"], dtype=float)
+        cuts = np.array(state["cuts"], dtype=float)
+        if cuts.ndim != 1 or not np.isfinite(cuts).all() or (np.diff(cuts) <= 0).any():
+            raise ValueError("cuts are a row of rising numbers")
+        self._cuts = cuts
 
     @property
     def num_categories(self) -> int:

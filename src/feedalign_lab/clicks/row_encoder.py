@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feedalign_lab.clicks.encoders import FieldEncoder, make_encoder
-from feedalign_lab.clicks.schema import Field, Schema
+from feedalign_lab.clicks.schema import ENCODINGS, KINDS, Field, Schema
 from feedalign_lab.errors import CorruptFileError, MissingDataError
 
 ENCODER_NAME = "encoder.json"
 
 _FORMAT = 1
+# Categories are numbered in 32 bits.
+_LARGEST = 2**31
 _SETS = ("positive", "negative", "ignored", "missing")
 
 
@@ -120,12 +122,23 @@ class RowEncoder:
             raise MissingDataError(f"{path} cannot be read: {error.strerror}.") from error
         except CorruptFileError:
             raise
-        except (ValueError, KeyError, TypeError) as error:
-            raise CorruptFileError(f"{path} is not what `feedalign train` writes: train anew.") from error
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise CorruptFileError(
+                f"{path} is not what `feedalign train` writes ({type(error).__name__}: {error}): train anew."
+            ) from error
         return cls(schema, encoders)
 
 
 def _schema(content: dict[str, Any]) -> Schema:
     """A schema from plain data."""
     sets = {name: frozenset(content[name]) for name in _SETS}
-    return Schema(**{**content, **sets, "fields": tuple(Field(**field) for field in content["fields"])})
+    schema = Schema(**{**content, **sets, "fields": tuple(Field(**field) for field in content["fields"])})
+    names_and_texts = (*(field.name for field in schema.fields), *schema.positive, *schema.negative, *schema.missing)
+    if not all(isinstance(text, str) for text in names_and_texts):
+        raise TypeError("a name or a value is no text")
+    if schema.encoding not in ENCODINGS or not all(field.kind in KINDS for field in schema.fields):
+        raise ValueError("a field is of no kind that there is")
+    numbers = (schema.label_column, schema.min_count, schema.num_buckets, *schema.ignored)
+    if not schema.fields or not all(type(number) is int and 0 <= number < _LARGEST for number in numbers):
+        raise ValueError("a count or the number of a column cannot be")
+    return schema

@@ -40,7 +40,7 @@ class SchemaFile:
             self._values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise MissingDataError(f"The schema {path} cannot be read: {error.strerror}.") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise CorruptFileError(f"The schema {path} is not TOML: {error}.") from error
         for key in self._values:
             if key not in _KEYS:

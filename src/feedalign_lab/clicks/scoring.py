@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from feedalign_lab.clicks.batches import ROWS_OF_MEASUREMENT
+from feedalign_lab.clicks.names import NETWORK_NAMES
 from feedalign_lab.clicks.networks import build_network
 from feedalign_lab.clicks.row_encoder import ENCODER_NAME, RowEncoder
-from feedalign_lab.errors import MissingDataError
+from feedalign_lab.errors import CorruptFileError, MissingDataError
 from feedalign_lab.results import RESULTS_NAME, WEIGHTS_NAME
 from feedalign_lab.running import evaluating
 
@@ -62,7 +63,7 @@ def load_scorer(folder: Path) -> Scorer:
 
     Raises:
         MissingDataError: Something is not there.
-        CorruptFileError: The encoder's file is damaged.
+        CorruptFileError: A file is damaged, or does not belong to the others.
     """
     for name in (RESULTS_NAME, WEIGHTS_NAME, ENCODER_NAME):
         if not (folder / name).is_file():
@@ -70,7 +71,43 @@ def load_scorer(folder: Path) -> Scorer:
                 f"{folder} has no {name}; `feedalign train` leaves it for a click log, unless its trial diverged."
             )
     encoder = RowEncoder.load(folder / ENCODER_NAME)
-    name = json.loads((folder / RESULTS_NAME).read_text(encoding="utf-8"))["network"]["name"]
-    model = build_network(name, encoder.num_categories, len(encoder.sizes), seed=0)
-    model.load_state_dict(torch.load(folder / WEIGHTS_NAME, map_location="cpu", weights_only=True))
+    weights = _weights(folder / WEIGHTS_NAME)
+    if encoder.num_categories > sum(entry.numel() for entry in weights.values()):
+        raise CorruptFileError(
+            f"{folder / ENCODER_NAME} has {encoder.num_categories} categories, more than there are numbers in "
+            f"{WEIGHTS_NAME}: the two are of different trainings, or one is damaged. Train anew."
+        )
+    model = build_network(_network_name(folder / RESULTS_NAME), encoder.num_categories, len(encoder.sizes), seed=0)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CorruptFileError(
+            f"{folder / WEIGHTS_NAME} does not fit the network and the encoder beside it ({error}): train anew."
+        ) from error
     return Scorer(encoder, model)
+
+
+def _network_name(path: Path) -> str:
+    """The name of the network that was trained."""
+    try:
+        name = json.loads(path.read_text(encoding="utf-8"))["network"]["name"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CorruptFileError(f"{path} does not tell which network was trained: train anew.") from error
+    if name not in NETWORK_NAMES:
+        raise CorruptFileError(
+            f"{path} says that the network was {name!r}; those for click logs are {', '.join(NETWORK_NAMES)}. Train "
+            "anew."
+        )
+    return str(name)
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, by name."""
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # A damaged file makes torch raise nearly anything.
+        raise CorruptFileError(f"{path} cannot be read as weights ({error}): train anew.") from error
+    if not isinstance(saved, dict) or not all(isinstance(entry, Tensor) for entry in saved.values()):
+        raise CorruptFileError(f"{path} holds no weights by name: train anew.")
+    return saved

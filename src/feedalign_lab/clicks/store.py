@@ -193,17 +193,33 @@ def stored(folder: Path) -> tuple[tuple[int, ...], Mapping[PartName, Part]] | No
     """
     try:
         facts = json.loads((folder / _FACTS_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        sizes = tuple(_checked(size, least=1) for size in facts["sizes"])
+        counts = {name: _count(facts["parts"][name]) for name in PART_NAMES}
+        encoder_bytes = _checked(facts["encoder_bytes"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    if not _has_size(folder / ENCODER_NAME, facts["encoder_bytes"]):
+    if not sizes or not _has_size(folder / ENCODER_NAME, encoder_bytes):
         return None
-    sizes = tuple(facts["sizes"])
-    counts = {name: facts["parts"][name] for name in PART_NAMES}
-    if not all(_is_whole(folder, name, len(sizes), count["rows"]) for name, count in counts.items()):
+    if not all(_is_whole(folder, name, len(sizes), count.rows) for name, count in counts.items()):
         return None
     return sizes, {
-        name: PartInFiles(folder, name, len(sizes), count["rows"], count["clicks"]) for name, count in counts.items()
+        name: PartInFiles(folder, name, len(sizes), count.rows, count.clicks) for name, count in counts.items()
     }
+
+
+def _count(found: Mapping[str, object]) -> _Count:
+    """Rows and clicks of a part, as they were written down."""
+    rows, clicks = _checked(found["rows"]), _checked(found["clicks"])
+    if clicks > rows:
+        raise ValueError("more clicks than rows")
+    return _Count(rows, clicks)
+
+
+def _checked(number: object, least: int = 0) -> int:
+    """A whole number that a size may be."""
+    if type(number) is not int or number < least:
+        raise ValueError("no such number was written down")
+    return number
 
 
 def _is_whole(folder: Path, name: PartName, num_fields: int, num_rows: int) -> bool:

@@ -2,8 +2,9 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.nn import functional
 import feedalign as fa
 from feedalign.rules.base import Rule
 from feedalign.rules.control import Backprop
+from feedalign_lab.checkpoints.place import Place
 from feedalign_lab.choices import rule_class
 from feedalign_lab.clicks.batches import first_rows, shuffled_batches
 from feedalign_lab.clicks.cosines import sample_cosines
@@ -54,7 +56,7 @@ class ClickTrial(Trial):
         self._spec, self._log, self._schedule, self._device = spec, log, schedule, device
         self._train = log.parts["train"]
         self._batch_size = min(schedule.batch_size or self._train.num_rows, self._train.num_rows)
-        self._order = generator(spec.seed, spec.trial, "order")
+        self._place = Place(generator(spec.seed, spec.trial, "order"))
         self._fixed = first_rows(self._train, _ROWS_OF_ALIGNMENT, device)
         self.model = build_network(
             spec.network,
@@ -68,17 +70,26 @@ class ClickTrial(Trial):
 
     def train_epoch(self, number: int) -> float:
         """See `Trial`."""
-        total, seen = 0.0, 0
-        batches = shuffled_batches(self._train, self._batch_size, self._order, self._device)
-        for step, (x, y) in enumerate(batches, start=1):
-            total += self._step(x, y, f"step {step} of epoch {number}") * len(y)
-            seen += len(y)
-            self.tell(f"epoch {number}", seen / self._train.num_rows)
+        for step, (x, y) in self._place.batches(self._batches, self.rest):
+            self._place.add(self._step(x, y, f"step {step} of epoch {number}"), len(y))
+            self.tell(f"epoch {number}", self._place.seen / self._train.num_rows)
         # What the last update of an epoch did shows in no loss before the next one.
         if first_non_finite(self.model) is not None:
             raise diverged(self, self._spec.rule, "a parameter or gradient", f"the end of epoch {number}")
         decay_rate(self.optimizer, self._schedule.lr_decay)
-        return total / seen
+        return self._place.end()
+
+    def _batches(self, order: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        return shuffled_batches(self._train, self._batch_size, order, self._device)
+
+    def state(self) -> dict[str, Any]:
+        """See `Trial`: with the place in the epoch, which may be all there is."""
+        return {**super().state(), "place": self._place.state()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """See `Trial`."""
+        super().load_state(state)
+        self._place.load_state(state["place"])
 
     def scores(self) -> Scores:
         """See `Trial`: AUC, and log loss on the test part."""

@@ -64,6 +64,7 @@ def read_batch(path: Path, label_key: bytes, num_classes: int) -> tuple[NDArray[
 
     Raises:
         CorruptFileError: The file is damaged, unsafe, or not such a batch.
+        MissingDataError: It cannot be read.
     """
     content = read_restricted_pickle(path)
     if not isinstance(content, dict):
@@ -72,7 +73,7 @@ def read_batch(path: Path, label_key: bytes, num_classes: int) -> tuple[NDArray[
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (_NUM_PIXELS,):
         found = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
         raise CorruptFileError(f"{path}: b'data' is {found}, uint8 (N, {_NUM_PIXELS}) was expected.")
-    if not isinstance(labels, list) or not all(isinstance(label, int) for label in labels):
+    if not isinstance(labels, list) or not all(_is_whole(label) for label in labels):
         raise CorruptFileError(f"{path}: {label_key!r} is not a list of whole numbers.")
     if len(labels) != len(pixels) or not labels:
         raise CorruptFileError(f"{path} holds {len(pixels)} images, but {len(labels)} labels.")
@@ -83,12 +84,18 @@ def read_batch(path: Path, label_key: bytes, num_classes: int) -> tuple[NDArray[
     return pixels, np.asarray(labels, dtype=np.int64)
 
 
+def _is_whole(label: object) -> bool:
+    """Whether a label is a number, and none so long that it cannot be printed."""
+    return isinstance(label, int) and label.bit_length() < 64
+
+
 def _entry(content: dict[Any, Any], key: bytes, path: Path) -> Any:
     """One entry of a batch; files written by Python 3 have text keys."""
     for candidate in (key, key.decode()):
         if candidate in content:
             return content[candidate]
-    raise CorruptFileError(f"{path} has no entry {key!r}; it holds {sorted(map(str, content))}.")
+    names = sorted(repr(name) for name in content if isinstance(name, str | bytes))
+    raise CorruptFileError(f"{path} has no entry {key!r}; it holds {', '.join(names) or 'none by name'}.")
 
 
 def _read_part(paths: Sequence[Path], label_key: bytes, num_classes: int) -> tuple[Tensor, Tensor]:

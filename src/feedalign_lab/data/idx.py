@@ -1,9 +1,11 @@
 """MNIST and Fashion-MNIST: gzipped IDX files."""
 
 import gzip
+import math
 import struct
 import zlib
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 import torch
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 
 from feedalign_lab.data.dataset import Dataset, Inputs
 from feedalign_lab.data.location import Archive, locate
-from feedalign_lab.errors import CorruptFileError
+from feedalign_lab.errors import CorruptFileError, MissingDataError
 
 _MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 _FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
@@ -35,6 +37,7 @@ _FASHION_MD5 = (
 )
 _NUM_CLASSES = 10
 _UNSIGNED_BYTE = 8
+_BLOCK = 2**20
 
 
 def load_mnist(inputs: Inputs = "own") -> Dataset:
@@ -59,27 +62,42 @@ def read_idx(path: Path, num_dimensions: int) -> NDArray[np.uint8]:
 
     Raises:
         CorruptFileError: The file is truncated, not gzip, or not an IDX file of that kind.
+        MissingDataError: It cannot be read.
     """
     try:
         with gzip.open(path, "rb") as stream:
-            raw = stream.read()
+            return _read_idx(path, cast("BinaryIO", stream), num_dimensions)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise CorruptFileError(f"{path} is not a whole gzip file: {error}.") from error
+        raise CorruptFileError(f"{path} is not a whole gzip file: {error}. Fetch it again.") from error
+    except OSError as error:
+        # Errors of the lab have none: they are sentences already.
+        if error.strerror is None:
+            raise
+        raise MissingDataError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _read_idx(path: Path, stream: BinaryIO, num_dimensions: int) -> NDArray[np.uint8]:
+    """Header and data, never more of the latter than the header announces, nor room for more than there is."""
     header_size = 4 + 4 * num_dimensions
+    header = stream.read(header_size)
     expected_magic = bytes([0, 0, _UNSIGNED_BYTE, num_dimensions])
-    if raw[:4] != expected_magic or len(raw) < header_size:
+    if header[:4] != expected_magic or len(header) < header_size:
         raise CorruptFileError(
             f"{path} is not an IDX file of {num_dimensions}-dimensional bytes: "
-            f"it starts with 0x{raw[:4].hex()}, 0x{expected_magic.hex()} was expected."
+            f"it starts with 0x{header[:4].hex()}, 0x{expected_magic.hex()} was expected. Fetch it again."
         )
-    shape = struct.unpack(f">{num_dimensions}I", raw[4:header_size])
-    expected_size = int(np.prod(shape, dtype=np.int64))
-    if len(raw) - header_size != expected_size:
+    shape = struct.unpack(f">{num_dimensions}I", header[4:])
+    expected_size = math.prod(shape)
+    data = bytearray()
+    while len(data) <= expected_size and (block := stream.read(_BLOCK)):
+        data += block
+    if len(data) != expected_size:
+        found = f"more than {expected_size}" if len(data) > expected_size else f"{len(data)}"
         raise CorruptFileError(
-            f"{path} holds {len(raw) - header_size} bytes of data, "
-            f"but its header announces {' x '.join(map(str, shape))} = {expected_size}."
+            f"{path} holds {found} bytes of data, but its header announces {' x '.join(map(str, shape))} = "
+            f"{expected_size}. Fetch it again."
         )
-    return np.frombuffer(raw, dtype=np.uint8, offset=header_size).reshape(shape)
+    return np.frombuffer(bytes(data), dtype=np.uint8).reshape(shape)
 
 
 def read_image_part(images: Path, labels: Path) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from feedalign_lab.errors import CorruptFileError, UnsupportedSeriesError
+from feedalign_lab.errors import CorruptFileError, MissingDataError, UnsupportedSeriesError
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _WRITTEN_BOOLEANS = {"true": True, "false": False}
@@ -63,6 +63,7 @@ def read_ts(path: Path) -> SeriesFile:
         CorruptFileError: The file is empty or not UTF-8, its header is incomplete, or a line contradicts the header or
             the lines before it.
         UnsupportedSeriesError: Values are missing, lengths differ, or steps have time stamps.
+        MissingDataError: The file cannot be read.
     """
     lines = _lines(path)
     header = _read_header(path, lines)
@@ -89,7 +90,10 @@ def _lines(path: Path) -> Iterator[Line]:
     Yields:
         Their numbers, from 1, and texts, without comments and empty lines.
     """
-    raw = path.read_bytes().removeprefix(_BYTE_ORDER_MARK)
+    try:
+        raw = path.read_bytes().removeprefix(_BYTE_ORDER_MARK)
+    except OSError as error:
+        raise MissingDataError(f"{path} cannot be read: {error.strerror}.") from error
     if not raw.strip():
         raise CorruptFileError(f"{path} is empty.")
     for number, line in enumerate(raw.splitlines(), start=1):
@@ -97,11 +101,13 @@ def _lines(path: Path) -> Iterator[Line]:
         if not stripped or stripped.startswith(b"#"):
             continue
         try:
-            yield number, stripped.decode("utf-8")
+            text = stripped.decode("utf-8").strip()
         except UnicodeDecodeError as error:
             raise CorruptFileError(
                 f"{path}, line {number} is not UTF-8 ({error.reason}): save the file in that encoding."
             ) from error
+        if text:
+            yield number, text
 
 
 def _read_header(path: Path, lines: Iterator[Line]) -> SeriesHeader:

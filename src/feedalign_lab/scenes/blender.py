@@ -175,9 +175,9 @@ def _camera_numbers(content: Mapping[str, Any], path: Path) -> dict[str, float]:
     for name in names:
         if (value := content.get(name)) is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if (number := _number(value)) is None:
             raise CorruptFileError(f'"{name}" in {path} is {value!r}: a number is expected.')
-        given[name] = float(value)
+        given[name] = number
     bent = [name for name in _DISTORTIONS if given.get(name)]
     if bent:
         raise SceneError(
@@ -193,6 +193,16 @@ def _camera_numbers(content: Mapping[str, Any], path: Path) -> dict[str, float]:
     if "camera_angle_x" not in given and "fl_x" not in given:
         raise SceneError(f'{path} says nothing of the camera: "camera_angle_x", in radians, or "fl_x" is needed.')
     return given
+
+
+def _number(value: object) -> float | None:
+    """A finite number, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # JSON has whole numbers of any length
+        return None
 
 
 def _camera(numbers: Mapping[str, float], size: tuple[int, int], path: Path) -> Camera:

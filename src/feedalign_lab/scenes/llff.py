@@ -82,10 +82,12 @@ def load_llff(name: str, folder: Path, reduce: int = 1, tell: Tell = silent) -> 
 def _table(path: Path) -> NDArray[np.float64]:
     """Rows of 3 x 5 numbers of the pose and camera, and the nearest and farthest depth."""
     try:
-        table = np.load(path, allow_pickle=False)
+        # Mapped, so that no room is made for more than there is; what is used of it is copied below.
+        table = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
         raise MissingDataError(f"There is no {path}: it holds the poses, and images beside it the pictures.") from error
-    except (ValueError, EOFError, OSError) as error:
+    except Exception as error:
+        # The header is a line of Python, which numpy hands to Python's own parsers: they raise nearly anything.
         raise CorruptFileError(f"{path} cannot be read as an array ({error}): it may be cut short.") from error
     is_numeric = isinstance(table, np.ndarray) and table.dtype.kind in "fiu"
     if not is_numeric or table.ndim != 2 or table.shape[1] != _COLUMNS:

@@ -1,12 +1,14 @@
 """Pictures read from files: laid on white where they are transparent, and reduced by averaging."""
 
+import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from feedalign_lab.errors import CorruptFileError, MissingDataError, SceneError
 from feedalign_lab.task import Tell, silent
@@ -14,6 +16,8 @@ from feedalign_lab.task import Tell, silent
 _MODES = ("L", "LA", "P", "RGB", "RGBA")
 _WITH_ALPHA = ("LA", "RGBA")
 _BRIGHTEST = 255
+# PNG holds no more than 8 pixels in a byte, and packs at most 1,032 equal bytes into one.
+_MOST_PIXELS_PER_BYTE = 10_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,19 +89,37 @@ def _room(count: int, size: tuple[int, int], reduce: int, path: Path) -> NDArray
 def _open(path: Path) -> Image.Image:
     """Read one picture whole: Pillow reads pixels late, so that a file cut short shows only then."""
     try:
-        with Image.open(path) as picture:
-            picture.load()
+        with warnings.catch_warnings():
+            # A picture so large that Pillow warns would take gigabytes; damaged headers say such things.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            # From memory, where nobody is given more than there is, whatever a header says.
+            content = path.read_bytes()
+            with Image.open(io.BytesIO(content)) as picture:
+                _refuse_oversized(path, picture.size, len(content))
+                picture.load()
     except FileNotFoundError as error:
         raise MissingDataError(
             f"There is no picture {path}: put it there, or take its view out of the list."
         ) from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except CorruptFileError:
+        raise
+    except Exception as error:
+        # Pillow's readers of damaged files raise nearly anything.
         raise CorruptFileError(
             f"{path} cannot be read as a picture ({_first_line(error)}): it may be cut short; fetch it again."
         ) from error
     if picture.mode not in _MODES:
         raise SceneError(f"{path} has pixels of mode {picture.mode}: save it as 8-bit RGB or RGBA.")
     return picture
+
+
+def _refuse_oversized(path: Path, size: tuple[int, int], num_bytes: int) -> None:
+    """Raise before room is made for a picture that its file cannot hold, as a damaged header announces it."""
+    if size[0] * size[1] > _MOST_PIXELS_PER_BYTE * num_bytes:
+        raise CorruptFileError(
+            f"{path} says that it is {_size(size)} pixels large, more than its {num_bytes} bytes can hold: fetch it "
+            "again."
+        )
 
 
 def _laid_on_white(picture: Image.Image) -> tuple[NDArray[np.float32], bool, bool]:

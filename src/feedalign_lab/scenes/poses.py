@@ -31,7 +31,7 @@ def checked_pose(matrix: object, where: str) -> Tensor:
     """
     try:
         values = np.asarray(matrix, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         values = np.empty(0)
     if values.shape not in {(4, 4), (3, 4)} or not np.isfinite(values).all():
         raise CorruptFileError(f'"transform_matrix" of {where} is not 4x4 or 3x4 numbers.')
@@ -41,8 +41,11 @@ def checked_pose(matrix: object, where: str) -> Tensor:
             "the place of the camera is the last column."
         )
     turn = values[:3, :3]
-    if not np.allclose(turn.T @ turn, np.eye(3), atol=_ROUNDING) or np.linalg.det(turn) < 0:
+    # Numbers near the largest that there are become infinite on the way, and are none of a rotation.
+    with np.errstate(over="ignore", invalid="ignore"):
+        is_rotation = np.allclose(turn.T @ turn, np.eye(3), atol=_ROUNDING) and np.linalg.det(turn) >= 0
         lengths = ", ".join(f"{length:.3g}" for length in np.linalg.norm(turn, axis=0))
+    if not is_rotation:
         raise SceneError(
             f"The pose of {where} is no plain rotation: its directions have lengths {lengths}, or are not at right "
             "angles, or mirrored. Cameras that are scaled, skewed or mirrored are not supported; save poses without."

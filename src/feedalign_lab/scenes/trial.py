@@ -1,7 +1,7 @@
 """A radiance field under a rule, ready to train."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -93,6 +93,10 @@ class SceneTrial(Trial):
     def handles(self) -> tuple[fa.Handle, ...]:
         """Return the rule's handle on each network, in the order in which they run."""
         return tuple(self._handles.values())
+
+    def generators(self) -> Mapping[str, Generator]:
+        """See `Trial`: pixels, and depths along their rays."""
+        return {"order": self._order, "samples": self._samples}
 
     def train_epoch(self, number: int) -> float:
         """Take as many steps as an epoch has, each on pixels drawn from all training views.
