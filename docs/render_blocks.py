@@ -5,8 +5,9 @@
 
 A block is what stands between `<!-- numbers:NAME -->` and `<!-- /numbers -->`: there the record NAME.json is rendered,
 or, with `NAME#PART`, a part of it; `papers` stands for the folder of that name. Or it stands between
-`<!-- table:rules -->` and `<!-- /table -->`: there a line is made for each rule; or, with `claims#PART`, for each claim
-of a part of claims.toml. A block whose record does not exist says so. Figures are drawn from records into docs/figures.
+`<!-- table:rules -->` and `<!-- /table -->`: there a line is made for each rule; with `costs`, one of what its step
+costs; with `claims#PART`, one for each claim of a part of claims.toml. A block whose record does not exist says so.
+Figures are drawn from records into docs/figures.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ import re
 import sys
 from pathlib import Path
 
+import bench_tables
 import claims_tables
 import field_tables
 import figures
 import language_tables
+import limits_tables
 import lockstep_tables
 import papers_tables
 import recurrent_tables
+import robustness_tables
 import tables
 
 ROOT = Path(__file__).parent.parent
@@ -35,6 +39,9 @@ FROM_RECORDS = (
     | language_tables.FROM_RECORDS
     | field_tables.FROM_RECORDS
     | lockstep_tables.FROM_RECORDS
+    | limits_tables.FROM_RECORDS
+    | bench_tables.FROM_RECORDS
+    | robustness_tables.FROM_RECORDS
 )
 
 _BLOCK = re.compile(r"(<!-- (numbers|table):(\S+) -->\n)(.*?)(<!-- /\2 -->)", re.DOTALL)
@@ -98,6 +105,8 @@ def render(text: str, records: Path) -> str:
 def _content(kind: str, name: str, records: Path) -> str:
     if kind == "table" and name == "rules":
         return tables.rules_in_short()
+    if kind == "table" and name == "costs":
+        return bench_tables.costs()
     if kind == "table" and name.startswith("claims#"):
         return claims_tables.render(name.partition("#")[2], ROOT / "docs", records)
     if kind == "numbers" and name.partition("#")[0] == "papers":
