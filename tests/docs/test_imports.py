@@ -1,4 +1,4 @@
-"""The library stands on torch, numpy and the standard library alone; each callback on what it is named after besides."""
+"""The library stands on torch, numpy and the standard library alone, each callback on its framework besides."""
 
 from __future__ import annotations
 
