@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from feedalign import errors, measure, nn
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from feedalign import errors, nn
 from feedalign.attach import attach
-from feedalign.checking.check import check
-from feedalign.checking.verdict import Check, LayerCheck, Suggestion
 from feedalign.describe import Description, Row
 from feedalign.feedback import (
     Draw,
@@ -42,6 +43,11 @@ from feedalign.rules import (
     SignDFA,
     WeightPerturbed,
 )
+
+if TYPE_CHECKING:
+    from feedalign import measure
+    from feedalign.checking.check import check
+    from feedalign.checking.verdict import Check, LayerCheck, Suggestion
 
 __version__ = "0.1.0"
 
@@ -91,3 +97,26 @@ __all__ = [
     "measure",
     "nn",
 ]
+
+# Who trains alone needs neither of these, and they are a third of what there is to read.
+_LATER = {
+    "check": "feedalign.checking.check",
+    "Check": "feedalign.checking.verdict",
+    "LayerCheck": "feedalign.checking.verdict",
+    "Suggestion": "feedalign.checking.verdict",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Read what measures and what checks a model when it is first asked for."""
+    if name == "measure":
+        return import_module("feedalign.measure")
+    if name in _LATER:
+        found = getattr(import_module(_LATER[name]), name)
+        globals()[name] = found
+        return found
+    raise AttributeError(f"module 'feedalign' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

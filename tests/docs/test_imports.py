@@ -58,6 +58,10 @@ import feedalign
 
 brought = {name.partition(".")[0] for name in set(sys.modules) - before}
 foreign = brought - {"feedalign", *sys.stdlib_module_names}
+# Read when first asked for: with them, Python looks through all of torch's objects for garbage on the way.
+early = [name for name in sys.modules if name.startswith(("feedalign.measure", "feedalign.checking"))]
+assert not early, early
+assert feedalign.measure.alignment and feedalign.check and feedalign.Suggestion
 assert not foreign, sorted(foreign)
 slow = {name for name in set(sys.modules) - before if name.startswith(("torch._dynamo", "torch._inductor", "torch.fx"))}
 assert not slow, sorted(slow)
