@@ -58,7 +58,8 @@ def _sentence(found: list[TableRows], recorded: list[TableRows]) -> str:
     said += "whole protocol (the paper's, or ours where it names no epochs or trials)."
     if totals.num_whole:
         share = 100 * totals.num_good / totals.num_whole
-        said += f" Of these {totals.num_whole}, {totals.num_good} ({share:.0f} %) are reproduced or better."
+        said += f" Of these {totals.num_whole}, {totals.num_good} ({share:.0f} %) are reproduced or better, by a slack "
+        said += "that grows with the spread of the trials and stands beside each."
         best = sum(
             row.cell.protocol.reading == "best" and row.verdict.word in WHOLE for one in recorded for row in one.rows
         )

@@ -1,6 +1,7 @@
 """The papers, their tables and the verdicts on a terminal."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
@@ -154,7 +155,8 @@ def print_table(
     found = read_rows(paper, table, store).choose(patterns)
     match form:
         case "text":
-            _print(console, _in_text(found), found.totals.sentence, *table.notes, *_left_out(found.problems))
+            whence = _whence(store.path(paper.name, table.name))
+            _print(console, _in_text(found), found.totals.sentence, whence, *table.notes, *_left_out(found.problems))
         case "csv":
             _print_plainly(as_csv([found]), console)
         case "markdown":
@@ -220,6 +222,13 @@ def print_figure(drawing: Drawing, console: Console) -> None:
         lines.add_row(*map(_text, cells), _text(holds))
     label = [f"Run with {drawing.label}: no reproduction."] if drawing.label else []
     _print(console, *([lines] if drawing.checks else [_text(title)]), *label)
+
+
+def _whence(path: Path) -> str:
+    """Which trials were looked at."""
+    if path.exists():
+        return f"Trials are those in {path}."
+    return f"There are no trials in {path}: --records names the folder of others."
 
 
 def _left_out(problems: Sequence[str]) -> list[str]:

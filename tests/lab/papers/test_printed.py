@@ -51,6 +51,10 @@ def test_a_table_shows_numbers_and_verdicts(tmp_path: Path) -> None:
         "fc1-8/dfa", "10.00 ± 0.25", "10.06 ± 0.09", "2", "+0.06", "0.50", "reproduced", "",
     ]  # fmt: skip
     assert "2 cells: 1 reproduced, 1 not run." in text
+    assert f"Trials are those in {tmp_path / 'made' / 'table1.jsonl'}." in text
+    empty = table_of(paper(one), TrialStore(tmp_path / "empty"))
+    assert "There are no trials in" in empty
+    assert "--records" in empty
 
 
 def test_a_table_in_a_file_is_as_wide_as_it_needs_to_be(tmp_path: Path) -> None:
