@@ -224,7 +224,7 @@ class Limits:
                 "every use: give fa.Quantized(rounding='nearest')."
             )
         noise: object = self.noise
-        if not isinstance(noise, (int, float)) or not 0 <= noise < float("inf"):
+        if isinstance(noise, bool) or not isinstance(noise, (int, float)) or not 0 <= noise < float("inf"):
             raise AttachError(f"fa.Limits(noise={noise!r}): a number of at least 0, the noise over the signal's rms.")
         delay: object = self.delay
         if not isinstance(delay, int) or isinstance(delay, bool) or delay < 0:

@@ -68,7 +68,8 @@ class Stream:
         if self.rows is None:
             raise TargetsError(
                 "No targets for this forward: call handle.targets(y) before every training forward, or "
-                "handle.targets(None) to go back to learning from the error."
+                "handle.targets(None) to go back to learning from the error; a forward that is not to learn, as in "
+                "evaluation, runs under torch.no_grad()."
             )
         if inside_transform():
             raise StreamingError(

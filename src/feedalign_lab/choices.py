@@ -7,6 +7,7 @@ import feedalign as fa
 from feedalign.rules import DirectRule, Rule
 from feedalign_lab.data.dataset import Task
 from feedalign_lab.errors import SettingError, UnknownNameError
+from feedalign_lab.limits import GivenLimits
 from feedalign_lab.models import NetworkName, parse_network_name
 from feedalign_lab.names import DATA_NAMES, TASKS_WITHOUT_CLASSES
 
@@ -110,6 +111,33 @@ class Case:
         if rule == "lg-fg-a" and self.num_hidden < _MIN_HIDDEN_OF_LOCAL_LOSSES:
             return "needs two hidden layers that learn"
         return None
+
+
+@dataclass(frozen=True)
+class UnderLimits:
+    """What is to be learned under limits of hardware, which some rules cannot have.
+
+    Attributes:
+        case: What is to be learned by what.
+        limits: The limits.
+    """
+
+    case: Learnable
+    limits: GivenLimits
+
+    @property
+    def where(self) -> str:
+        """The data and the network, in words."""
+        return self.case.where
+
+    @property
+    def is_forecast(self) -> bool:
+        """Whether there is a value to tell at every step of a series."""
+        return self.case.is_forecast
+
+    def lack(self, rule: str) -> str | None:
+        """What a rule needs and is not there, or which of the limits it cannot have."""
+        return self.case.lack(rule) or self.limits.lack(rule_class(rule)())
 
 
 def rule_names() -> tuple[str, ...]:

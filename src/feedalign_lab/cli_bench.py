@@ -11,10 +11,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from feedalign_lab.bench.options import BenchOptions
 from feedalign_lab.bench.peers import PEERS, lack_of_biotorch
 from feedalign_lab.bench.plan import BenchPlan, plan_of
-from feedalign_lab.bench.report import case_table, left_out_lines
+from feedalign_lab.bench.report import case_table, left_out_lines, legend_lines
 from feedalign_lab.bench.running import Bench, run_bench
 from feedalign_lab.bench.timing import BenchResult
-from feedalign_lab.bench.tree import FAILED, LEFT_OUT, NONE, clone, run_tests
+from feedalign_lab.bench.tree import FAILED, LEFT_OUT, NONE, PASSED, clone, run_tests
 from feedalign_lab.cli_machine import cpu_threads, device_named
 from feedalign_lab.cli_output import print_table
 from feedalign_lab.environment import describe_environment
@@ -51,7 +51,7 @@ def bench(options: BenchOptions) -> int:
         _introduce(plan, tests, is_quiet=options.json)
         run = Bench(plan, tests, environment)
         _run(run, device, path, is_quiet=options.json)
-    return _close(run, path, as_json=options.json)
+    return _close(run, path, options, is_tested=tests == PASSED)
 
 
 def _run(run: Bench, device: torch.device, path: Path, *, is_quiet: bool) -> None:
@@ -65,11 +65,12 @@ def _run(run: Bench, device: torch.device, path: Path, *, is_quiet: bool) -> Non
         run_bench(run, device, shown.tell, save)
 
 
-def _close(run: Bench, path: Path, *, as_json: bool) -> int:
-    """Say where the record is, and how it ended."""
-    if as_json:
+def _close(run: Bench, path: Path, options: BenchOptions, *, is_tested: bool) -> int:
+    """Say what the tables mean, where the record is, and how it ended."""
+    if options.json:
         print(to_json(run.to_dict()), end="")
     elif run.results:
+        print(*legend_lines(is_quick=options.quick, is_tested=is_tested), sep="\n")
         print(f"wrote {path}")
     if run.status == "interrupted":
         kept = "what was done is kept" if run.results else "no case was done, and nothing was written"

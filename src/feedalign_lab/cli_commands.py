@@ -14,7 +14,7 @@ from feedalign_lab.cli_check import check_model
 from feedalign_lab.cli_machine import cpu_threads, device_named
 from feedalign_lab.cli_output import print_table
 from feedalign_lab.cli_plans import case_of, plan_of, plans_of_grid
-from feedalign_lab.cli_resume import checkpoints_of, has_checkpoint, open_folder
+from feedalign_lab.cli_resume import checkpoints_of, is_finished, open_folder, way_on
 from feedalign_lab.comparison import Comparison, run_comparison, run_training
 from feedalign_lab.domains import domain_of
 from feedalign_lab.errors import SettingError
@@ -109,9 +109,11 @@ def _train(options: TrainOptions) -> int:
     if len(plan.rules) != 1:
         raise SettingError("train takes a single rule: use compare for several.")
     device = device_named(options.device)
-    folder = open_folder(options, _folder_path(options, plan))
+    if is_finished(options, asdict(plan)):
+        print(f"feedalign: the run in {options.resume} is finished already, nothing to go on with.", file=sys.stderr)
+        return _EXIT_OK
     with (
-        folder.only_kept_with_content(),
+        open_folder(options, _folder_path(options, plan), asdict(plan)) as folder,
         cpu_threads(options.threads),
         TrainingProgress(plan.num_epochs(), is_shown=not options.json) as progress,
     ):
@@ -119,8 +121,7 @@ def _train(options: TrainOptions) -> int:
         decides = {**asdict(plan), "device": str(device), "data_facts": dict(task.data_facts())}
         checkpoints = checkpoints_of(options, folder, decides, progress.say)
         comparison = run_training(plan, task, folder, progress.watch, progress.tell, checkpoints)
-    way_on = f" The same command goes on with --resume {folder.path}." if has_checkpoint(folder.path) else ""
-    return _report(comparison, as_json=options.json, way_on=way_on)
+    return _report(comparison, as_json=options.json, ending=way_on(folder.path))
 
 
 def _load(plan: Plan, device: torch.device, progress: TrainingProgress) -> Task:
@@ -215,7 +216,7 @@ def _in_a_path(data: str) -> str:
     return f"{prefix}-{Path(path).stem}" if colon else data
 
 
-def _report(comparison: Comparison, *, as_json: bool, way_on: str = "") -> int:
+def _report(comparison: Comparison, *, as_json: bool, ending: str = "") -> int:
     """Print the outcome: figures on stdout, what went wrong on stderr."""
     if as_json:
         print(to_json(comparison.to_dict()), end="")
@@ -229,6 +230,6 @@ def _report(comparison: Comparison, *, as_json: bool, way_on: str = "") -> int:
     for result in diverged:
         print(f"feedalign: trial {result.trial + 1}: {result.message}", file=sys.stderr)
     if comparison.status == "interrupted":
-        print(f"feedalign: interrupted; what was done is kept.{way_on}", file=sys.stderr)
+        print(f"feedalign: interrupted; what was done is kept.{ending}", file=sys.stderr)
         return _EXIT_INTERRUPTED
     return _EXIT_DIVERGED if diverged else _EXIT_OK

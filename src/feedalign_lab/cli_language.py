@@ -5,7 +5,7 @@ import sys
 import torch
 
 from feedalign_lab.cli_output import print_table
-from feedalign_lab.cli_resume import has_checkpoint
+from feedalign_lab.cli_resume import way_on
 from feedalign_lab.language.command import run
 from feedalign_lab.language.comparison import LanguageComparison
 from feedalign_lab.language.options import LanguageOptions
@@ -34,9 +34,8 @@ def train_language(options: LanguageOptions, device: torch.device) -> int:
     for run_of_rule in diverged:
         print(f"feedalign: {run_of_rule.message}", file=sys.stderr)
     if comparison.status == "interrupted":
-        folder = comparison.files[0].parent
-        way_on = f" The same command goes on with --resume {folder}." if has_checkpoint(folder) else ""
-        print(f"feedalign: interrupted; what was done is kept.{way_on}", file=sys.stderr)
+        ending = way_on(comparison.files[0].parent)
+        print(f"feedalign: interrupted; what was done is kept.{ending}", file=sys.stderr)
         return _EXIT_INTERRUPTED
     return _EXIT_DIVERGED if diverged else _EXIT_OK
 

@@ -4,10 +4,11 @@ import math
 from dataclasses import replace
 from typing import TypeVar, cast, get_args
 
-from feedalign_lab.choices import Learnable, parse_rule_names
+from feedalign_lab.choices import Learnable, UnderLimits, parse_rule_names
 from feedalign_lab.data.dataset import Inputs
 from feedalign_lab.domains import CHOOSABLE, Domain, domain_of, refuse_foreign_network
 from feedalign_lab.errors import SettingError, UnknownNameError
+from feedalign_lab.limits import parse_limits
 from feedalign_lab.options import RunOptions, TuneOptions
 from feedalign_lab.papers.setting import RunSetting
 from feedalign_lab.plan import Plan
@@ -26,8 +27,8 @@ def case_of(options: RunOptions) -> Learnable:
         The case.
 
     Raises:
-        SettingError: An option means nothing for such data, or the network is for other data.
-        UnknownNameError: There are no such data, or no such network.
+        SettingError: An option means nothing for such data, the network is for other data, or a limit has no meaning.
+        UnknownNameError: There are no such data, no such network, or no such limit.
     """
     domain = domain_of(options.data)
     for name in CHOOSABLE:
@@ -38,7 +39,8 @@ def case_of(options: RunOptions) -> Learnable:
         raise SettingError("--transfer-epochs says how long to train what is transferred: add --transfer.")
     network = _network(options, domain)
     refuse_foreign_network(domain, options.data, network)
-    return domain.case(options.data, network, is_transfer=options.transfer)
+    case = domain.case(options.data, network, is_transfer=options.transfer)
+    return case if options.limits is None else UnderLimits(case, parse_limits(options.limits))
 
 
 def plan_of(options: RunOptions, rules: tuple[str, ...], trials: int) -> Plan:

@@ -1,12 +1,19 @@
 """Where commands save their checkpoints, and how they go on with a run that was cut."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from feedalign_lab.checkpoints.keeper import ENDING, CheckpointFolder, Say
-from feedalign_lab.errors import OutputFolderError, SettingError
-from feedalign_lab.results import ResultsFolder
+from filelock import FileLock, Timeout
+
+from feedalign_lab.checkpoints.file import read_checkpoint
+from feedalign_lab.checkpoints.keeper import ENDING, CheckpointFolder, Say, plain
+from feedalign_lab.errors import CheckpointError, OutputFolderError, SettingError
+from feedalign_lab.results import RESULTS_NAME, ResultsFolder
+
+_LOCK_NAME = ".feedalign-lock"
 
 
 class Resumable(Protocol):
@@ -25,30 +32,111 @@ class Resumable(Protocol):
         """Folder of the run to go on with."""
 
 
-def open_folder(options: Resumable, path: Path) -> ResultsFolder:
-    """The folder of a run: that of one to go on with, or one without results.
+@contextmanager
+def open_folder(options: Resumable, path: Path, configuration: object = None) -> Iterator[ResultsFolder]:
+    """The folder of a run: that of one to go on with, or one without results; no other run writes to it meanwhile.
 
     Args:
         options: What the user typed.
         path: Where the results of a new run go.
+        configuration: What `results.json` has as `config`: results of such a run that was interrupted before its first
+            checkpoint may be replaced.
 
-    Returns:
-        The folder.
+    Yields:
+        The folder; a new one is taken away again if what is done ends in an error before anything was written.
 
     Raises:
         SettingError: Other options say that another folder is meant.
-        OutputFolderError: It cannot be written, it holds results already, or there is nothing to go on with.
+        OutputFolderError: It cannot be written, it holds results already, or another process trains in it.
     """
     resumed = options.resume
-    if resumed is None:
-        return ResultsFolder.open(path, overwrite=options.overwrite)
-    if options.overwrite:
+    if resumed is not None and options.overwrite:
         raise SettingError("--overwrite begins anew and --resume goes on: leave one of them out.")
-    if options.out is not None and options.out != resumed:
+    if resumed is not None and options.out not in {None, resumed}:
         raise SettingError(f"--resume goes on in its own folder, {resumed}: leave --out out.")
-    if not resumed.is_dir():
-        raise OutputFolderError(f"There is no folder {resumed} to go on in: name that of the run that was cut.")
-    return ResultsFolder.open(resumed, overwrite=False, goes_on=has_checkpoint(resumed))
+    advice = "choose another with --out" if resumed is None else "make it writable, or begin anew elsewhere with --out"
+    folder = ResultsFolder.open(resumed or path, overwrite=False, goes_on=True, advice=advice)
+    with folder.only_kept_with_content(), _held(folder.path):
+        if resumed is None:
+            ResultsFolder.open(path, overwrite=options.overwrite)
+        elif not has_checkpoint(resumed) and not _is_of(resumed, "interrupted", configuration):
+            _refuse_results(resumed)
+        yield folder
+
+
+def is_finished(options: Resumable, configuration: object) -> bool:
+    """Whether the run to go on with has finished, with the same settings.
+
+    Args:
+        options: What the user typed.
+        configuration: What `results.json` has as `config`.
+    """
+    if options.resume is None or options.overwrite or has_checkpoint(options.resume):
+        return False
+    return _is_of(options.resume, "finished", configuration)
+
+
+def way_on(folder: Path) -> str:
+    """A sentence, after a blank, on how an interrupted run goes on and from where; empty where nothing was saved.
+
+    Args:
+        folder: The folder of the run.
+    """
+    newest = max(folder.glob(f"*{ENDING}"), key=lambda path: path.stat().st_mtime, default=None)
+    if newest is None:
+        return ""
+    try:
+        saved = f", from what was saved {read_checkpoint(newest)[0].get('what')}"
+    except (CheckpointError, FileNotFoundError):
+        saved = ""
+    return f" The same command goes on with --resume {folder}{saved}."
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder; the system lets go of it when the process dies."""
+    lock = FileLock(folder / _LOCK_NAME)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise OutputFolderError(
+            f"Another process trains in {folder} just now: wait for its end, or choose another folder."
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        raise OutputFolderError(f"The folder {folder} cannot be locked ({error}): choose another one.") from error
+    try:
+        yield
+    finally:
+        # Before it is let go of: a file that somebody else holds by then is not ours to remove.
+        with suppress(OSError):
+            (folder / _LOCK_NAME).unlink(missing_ok=True)
+        lock.release()
+
+
+def _refuse_results(folder: Path) -> None:
+    """Refuse a folder that holds what some run came to, and nothing to go on from."""
+    try:
+        ResultsFolder.open(folder, overwrite=False)
+    except OutputFolderError as error:
+        raise OutputFolderError(
+            f"{folder} holds results that are not of an interrupted run with these settings, and no checkpoint: they "
+            "were left as they are. Begin a run in a folder of its own, with --out in the place of --resume."
+        ) from error
+
+
+def _is_of(folder: Path, status: str, configuration: object) -> bool:
+    """Whether results are there, of a run with these settings that ended like this."""
+    results = _results(folder)
+    return results.get("status") == status and results.get("config") == plain({"config": configuration})["config"]
+
+
+def _results(folder: Path) -> dict[str, Any]:
+    """What a run left, empty where it left nothing that can be read."""
+    try:
+        found = json.loads((folder / RESULTS_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def checkpoints_of(

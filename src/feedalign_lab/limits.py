@@ -8,11 +8,20 @@ import feedalign as fa
 from feedalign.rules import DirectRule, Rule
 from feedalign_lab.errors import SettingError, UnknownNameError
 
+
+def _full_scale(typed: str) -> float | str:
+    """A number, or the word for one; what is neither is refused where it is used."""
+    try:
+        return float(typed)
+    except ValueError:
+        return typed
+
+
 _KINDS: Mapping[str, Callable[[str], Any]] = {
     "error-bits": int,
     "error-ternary": float,
     "error-rounding": str,
-    "error-scale": str,
+    "error-scale": _full_scale,
     "feedback-bits": int,
     "feedback-ternary": float,
     "feedback-density": float,
@@ -51,16 +60,28 @@ class GivenLimits:
         """
         if not isinstance(rule, DirectRule) or not self.text:
             return rule
-        try:
-            limited = replace(rule, limits=self.limits)
-        except fa.errors.AttachError as error:
-            raise SettingError(f"--limits {self.text} does not fit {rule.name}: {error}") from error
+        if (need := self.lack(rule)) is not None:
+            raise SettingError(f"{rule.name} {need}: leave that out of --limits, or {rule.name} out of the rules.")
+        return replace(rule, limits=self.limits)
+
+    def lack(self, rule: Rule) -> str | None:
+        """Why a rule cannot have these limits.
+
+        Args:
+            rule: The rule.
+
+        Returns:
+            The reason in words, e.g. "takes no delay=1 of --limits, since ..."; None where it can, or is left as it is.
+        """
+        if not isinstance(rule, DirectRule):
+            return None
+        for name in self.limits.given():
+            if name in rule.refused_limits:
+                typed = ",".join(part for part in self.text.split(",") if part.startswith(name))
+                return f"takes no {typed} of --limits ({rule.refused_limits[name]})"
         if self.density is not None and rule.learns_feedback:
-            raise SettingError(
-                f"--limits feedback-density={self.density:g} says how many entries of fixed feedback are drawn, and "
-                f"{rule.name} learns its feedback, every entry: leave {rule.name} out."
-            )
-        return limited
+            return f"takes no feedback-density={self.density:g} of --limits (it learns its feedback, every entry)"
+        return None
 
     def draw(self, rule: Rule) -> fa.Draw | None:
         """How feedback is drawn; None: as is the rule's own."""

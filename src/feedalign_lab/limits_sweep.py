@@ -66,7 +66,7 @@ class Point(NamedTuple):
 
 
 TANH = "fc2-256"
-"""Beside the rectified network: where units saturate, a signal that never fades does less harm."""
+"""Beside the rectified network: one whose units saturate, with another loss and other rates."""
 # What matters most comes first: a run that is ended early has the ends of every panel.
 SERIES = (
     Series("error-bits", "dfa", (8, 6, 4, 3, 2, 1)),

@@ -126,6 +126,8 @@ class Plan:
     def _check_limits(self, text: str) -> None:
         """Refuse limits that mean nothing, or that no rule would have."""
         limits = parse_limits(text)
+        if not limits.text:
+            raise SettingError("--limits names no limit: give some, as in noise=0.1, or leave it out.")
         if not any(issubclass(rule_class(rule), DirectRule) for rule in self.rules):
             raise SettingError(
                 f"--limits {text} is for rules that project the error, and of {', '.join(self.rules)} none does: leave "

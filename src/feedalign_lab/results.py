@@ -20,6 +20,7 @@ TUNING_NAME = "tuning.json"
 SAMPLES_NAME = "samples.txt"
 TOKENIZER_NAME = "tokenizer.json"
 
+_ELSEWHERE = "choose another with --out"
 # Of trainings that were cut: the newest, and the one before.
 _CHECKPOINTS = ("*.feedalign-checkpoint", "*.feedalign-checkpoint.*")
 _NAMES = (RESULTS_NAME, WEIGHTS_NAME, CURVES_NAME, ANGLES_NAME, TUNING_NAME, SAMPLES_NAME, TOKENIZER_NAME)
@@ -38,13 +39,14 @@ class ResultsFolder:
     is_new: bool = False
 
     @classmethod
-    def open(cls, path: Path, *, overwrite: bool, goes_on: bool = False) -> "ResultsFolder":
+    def open(cls, path: Path, *, overwrite: bool, goes_on: bool = False, advice: str = _ELSEWHERE) -> "ResultsFolder":
         """Make the folder and check that results can be written there.
 
         Args:
             path: The folder; made with its parents if it is not there.
             overwrite: Whether results that are there already may be replaced; checkpoints are removed at once.
             goes_on: Whether what is there belongs to the run that goes on in it, and may be replaced by its results.
+            advice: What to do where it cannot be written.
 
         Returns:
             The folder.
@@ -59,7 +61,7 @@ class ResultsFolder:
                 pass
         except OSError as error:
             raise OutputFolderError(
-                f"The results folder {path} cannot be written ({_reason(error)}): choose another with --out."
+                f"The results folder {path} cannot be written ({_reason(error)}): {advice}."
             ) from error
         folder = cls(path, is_new)
         if overwrite:

@@ -87,7 +87,13 @@ def test_every_training_forward_needs_targets_of_its_own() -> None:
     model(x)
     with pytest.raises(FeedalignError) as caught:
         model(x)
-    words = ("No targets", "handle.targets(y)", "before every training forward", "handle.targets(None)")
+    words = (
+        "No targets",
+        "handle.targets(y)",
+        "before every training forward",
+        "handle.targets(None)",
+        "torch.no_grad()",
+    )
     assert_says(caught.value, errors.TargetsError, *words)
     handle.targets(None)
     model(x)

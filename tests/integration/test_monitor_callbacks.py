@@ -322,7 +322,7 @@ def test_a_trainer_that_leaves_the_model_aside_is_refused() -> None:
 
 
 def test_no_framework_is_imported_before_its_callback_is() -> None:
-    code = "import sys, feedalign, feedalign.callbacks; print(*sys.modules)"
+    code = "import sys, feedalign.callbacks; feedalign.measure.Monitor; print(*sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "feedalign.measure.monitor" in found
     assert not {"lightning", "transformers", "tensorboard", "matplotlib", "torch.utils.tensorboard"} & set(found)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from cut_runs import Cut, assert_equal
+from filelock import FileLock
 from lab_output import one_line, results_in
 from made_data import made
 
@@ -138,15 +139,48 @@ def test_ctrl_c_says_how_to_go_on(
     with monkeypatch.context() as patch:
         cut(patch, KeyboardInterrupt)
         assert main([*RUN, "--out", str(tmp_path)]) == 130
-    assert f"goes on with --resume {tmp_path}" in one_line(capsys.readouterr().err)
+    assert f"goes on with --resume {tmp_path}, from what was saved in epoch 2 of 3." in one_line(
+        capsys.readouterr().err
+    )
     assert results_in(tmp_path)["status"] == "interrupted"
     assert main([*RUN, "--resume", str(tmp_path)]) == 0
     assert_same_files(tmp_path, undisturbed)
 
 
 def test_a_finished_run_is_left_as_it_is(undisturbed: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*RUN, "--resume", str(undisturbed)]) == 2
-    assert "results.json exists already" in one_line(capsys.readouterr().err)
+    before = {path.name: path.read_bytes() for path in undisturbed.iterdir()}
+    assert main([*RUN, "--resume", str(undisturbed)]) == 0
+    assert "finished already, nothing to go on with" in one_line(capsys.readouterr().err)
+    assert main([*RUN, "--seed", "1", "--resume", str(undisturbed)]) == 2
+    assert "with --out in the place of --resume" in one_line(capsys.readouterr().err)
+    assert {path.name: path.read_bytes() for path in undisturbed.iterdir()} == before
+
+
+def test_interrupted_before_the_first_checkpoint_begins_anew(
+    tmp_path: Path, undisturbed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = (undisturbed / "results.json").read_text()
+    (tmp_path / "results.json").write_text(results.replace('"status": "finished"', '"status": "interrupted"', 1))
+    assert main([*RUN, "--seed", "1", "--resume", str(tmp_path)]) == 2
+    assert "they were left as they are" in one_line(capsys.readouterr().err)
+    assert main([*RUN, "--resume", str(tmp_path)]) == 0
+    assert_same_files(tmp_path, undisturbed)
+
+
+def test_a_folder_that_another_process_trains_in_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with FileLock(tmp_path / ".feedalign-lock"):
+        for option in ("--resume", "--out"):
+            assert main([*RUN, option, str(tmp_path)]) == 2
+            assert f"Another process trains in {tmp_path}" in one_line(capsys.readouterr().err)
+
+
+def test_an_unwritable_folder_is_told_with_advice_that_can_be_followed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file_there = tmp_path / "file"
+    file_there.write_text("")
+    assert main([*RUN, "--resume", str(file_there)]) == 2
+    assert "make it writable, or begin anew elsewhere with --out" in one_line(capsys.readouterr().err)
 
 
 def test_two_damaged_checkpoints_begin_anew(
@@ -160,6 +194,7 @@ def test_two_damaged_checkpoints_begin_anew(
     error = capsys.readouterr().err
     assert error.count("is damaged") == 2
     assert "begins anew" in error
+    assert results_in(tmp_path)["environment"]["resumed"].startswith("training anew, since no checkpoint")
     assert_same_files(tmp_path, undisturbed)
 
 
@@ -167,15 +202,15 @@ def test_a_folder_without_checkpoints_begins_anew(
     tmp_path: Path, undisturbed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Killed before the first one was due: whoever resumes need not look whether there was time for it."""
-    assert main([*RUN, "--resume", str(tmp_path)]) == 0
+    folder = tmp_path / "not there yet"
+    assert main([*RUN, "--resume", str(folder)]) == 0
     assert "holds no checkpoint yet" in capsys.readouterr().err
-    assert_same_files(tmp_path, undisturbed)
+    assert_same_files(folder, undisturbed)
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--resume", "nowhere"], "There is no folder nowhere"),
         (["--resume", ".", "--overwrite"], "leave one of them out"),
         (["--resume", ".", "--out", "elsewhere"], "leave --out out"),
     ],

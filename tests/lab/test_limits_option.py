@@ -9,12 +9,14 @@ import torch
 from made_data import made
 
 import feedalign as fa
+from feedalign_lab.choices import Case, UnderLimits, left_out, parse_rule_names
 from feedalign_lab.cli import main
 from feedalign_lab.errors import SettingError, UnknownNameError
 from feedalign_lab.learner import LearnerSpec, make_learner
 from feedalign_lab.limits import LIMIT_NAMES, parse_limits
 from feedalign_lab.lockstep import lack_of_lockstep, run_lockstep
 from feedalign_lab.options import _LIMITS
+from feedalign_lab.plan import Plan
 from feedalign_lab.tensors import TensorTask
 from feedalign_lab.training import Schedule, run_trial
 
@@ -28,6 +30,7 @@ from feedalign_lab.training import Schedule, run_trial
         (" delay = 2 , noise=0.5,", fa.Limits(noise=0.5, delay=2), None),
         ("error-ternary=0.2,error-scale=row", fa.Limits(error=fa.Ternarized(0.2, full_scale="row")), None),
         ("error-bits=1,error-rounding=stochastic", fa.Limits(error=fa.Quantized(1, "stochastic")), None),
+        ("error-bits=4,error-scale=0.01", fa.Limits(error=fa.Quantized(4, full_scale=0.01)), None),
         ("feedback-bits=3", fa.Limits(feedback=fa.Quantized(3)), None),
         ("feedback-ternary=0.1,feedback-density=0.2", fa.Limits(feedback=fa.Ternarized(0.1)), 0.2),
     ],
@@ -101,7 +104,15 @@ def test_compare_records_and_shows_the_limits(tmp_path: Path, capsys: pytest.Cap
     ("arguments", "says"),
     [
         (["--rules", "backprop", "--limits", "noise=1"], "add a rule such as dfa"),
-        (["--rules", "dfa,drtp", "--limits", "delay=1"], "drtp: .*waits for no error"),
+        (
+            ["--rules", "dfa,drtp", "--limits", "delay=1"],
+            r"drtp takes no delay=1 of --limits \(its signal waits",
+        ),
+        (
+            ["--rules", "sign-dfa", "--limits", "error-bits=4,error-scale=row,noise=1"],
+            "error-bits=4,error-scale=row of",
+        ),
+        (["--rules", "dfa", "--limits", ""], "names no limit"),
         (["--rules", "dkp", "--limits", "feedback-density=0.1"], "learns its feedback"),
         (["--data", "cora", "--network", "gcn", "--rules", "dfa", "--limits", "noise=1"], "--limits means nothing"),
     ],
@@ -112,6 +123,43 @@ def test_limits_that_no_rule_would_have_are_refused(
     assert main(["compare", *arguments, "--out", str(tmp_path / "out")]) == 2
     assert re.search(says, capsys.readouterr().err)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "gone"),
+    [
+        ("delay=1", {"drtp"}),
+        ("error-bits=4", {"drtp", "sign-dfa"}),
+        ("feedback-density=0.1", {"dkp", "fdfa"}),
+        ("noise=1", set()),
+    ],
+)
+def test_all_stands_for_the_rules_that_can_have_the_limits(text: str, gone: set[str]) -> None:
+    case = Case.named("mnist", "fc2-8")
+    limited = UnderLimits(case, parse_limits(text))
+    rules = parse_rule_names("all", limited)
+    assert set(parse_rule_names("all", case)) - set(rules) == gone
+    assert all(text in why for why in left_out("all", limited).values())
+    assert left_out("all", limited).keys() == gone
+    Plan("mnist", "fc2-8", rules, 1, Schedule(1, 8), limits=text)
+    for rule in gone:
+        with pytest.raises(SettingError, match=f"{rule} out of the rules"):
+            Plan("mnist", "fc2-8", ("dfa", rule), 1, Schedule(1, 8), limits=text)
+
+
+def test_compare_with_all_rules_leaves_out_those_that_refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plans: list[Plan] = []
+
+    def stop(plan: Plan, *_: object) -> None:
+        plans.append(plan)
+        raise SettingError("enough")
+
+    monkeypatch.setattr("feedalign_lab.cli_commands.run_comparison", stop)
+    run = ["compare", "--data", "digits", "--network", "fc1-8", "--trials", "1", "--epochs", "1"]
+    assert main([*run, "--limits", "delay=1", "--out", str(tmp_path)]) == 2
+    assert plans[0].left_out["drtp"].startswith("takes no delay=1 of --limits")
+    assert "dfa" in plans[0].rules
+    assert "drtp" not in plans[0].rules
 
 
 def test_weights_and_order_of_the_data_are_those_without_limits() -> None:

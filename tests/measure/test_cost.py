@@ -271,6 +271,7 @@ def test_products_that_nobody_counts_are_named_rather_than_zero() -> None:
     assert found.not_counted == ("the backward of Square", "feedalign_tests::product")
     assert "not counted in (model): feedalign_tests::product" in str(found)
     assert " + ?" in str(found)
+    assert f"about {found.limit:.3f} of backprop's" in str(found)
 
 
 @dataclass(frozen=True)

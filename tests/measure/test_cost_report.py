@@ -110,6 +110,27 @@ def test_results_are_found_in_what_models_return_and_missed_nowhere_in_silence()
     assert fa.measure.cost(nn.Flatten(), x).macs == 0
 
 
+@pytest.mark.parametrize("rule", [fa.DFA, fa.DKP])
+def test_gradients_under_way_are_kept_and_nothing_else_of_limits_is_counted(rule: type[fa.DFA | fa.DKP]) -> None:
+    free, x, _ = PERCEPTRON.attach(rule())
+    late, _, _ = PERCEPTRON.attach(rule(limits=fa.Limits(delay=3, error=fa.Quantized(4), feedback=fa.Quantized(4))))
+    without, found = fa.measure.cost(free, x), fa.measure.cost(late, x)
+    held = [b for name, b in late.store.named_buffers() if name.startswith("late_") and b.is_floating_point()]
+    *taught, _ = (m for m in late.model.modules() if isinstance(m, nn.Linear))
+    learned = 0 if rule is fa.DFA else found.feedback_bytes
+    weights = 4 * sum(p.numel() for m in taught for p in m.parameters())
+    assert found.kept_bytes - without.kept_bytes == 3 * (weights + learned) == sum(b.nbytes for b in held)
+    assert (found.macs, found.feedback_bytes) == (without.macs, without.feedback_bytes)
+    assert found.moved.total == without.moved.total
+    assert [row.layer for row in found.layers] == [row.layer for row in without.layers]
+
+
+def test_a_step_without_products_has_a_dash_for_its_limit() -> None:
+    found = fa.measure.cost(nn.Linear(4, 3), torch.ones(0, 4))
+    assert math.isnan(found.limit)
+    assert "; - of backprop's 0" in str(found)
+
+
 def test_frozen_layers_have_neither_gradients_nor_input_gradients_below() -> None:
     counted = Counted(frozen)
     for rule in (fa.Backprop(), fa.DFA(), fa.FA()):

@@ -249,3 +249,83 @@ def test_the_real_tensorboard_shows_the_numbers(tmp_path: Path) -> None:
     events = accumulator.EventAccumulator(str(tmp_path)).Reload()
     shown = [(event.step, event.value) for event in events.Scalars("angle/fc1")]
     assert shown == [(record.step, pytest.approx(record["fc1"].angle)) for record in records]
+
+
+def a_step(model: nn.Module, monitor: Monitor) -> None:
+    model.zero_grad()
+    with monitor.step():
+        F.cross_entropy(model(x), y).backward()
+
+
+def test_of_two_processes_that_write_one_file_the_one_that_finds_it_changed_raises(tmp_path: Path) -> None:
+    """The other process is a new set of lines in the file, which is all that this one sees of it."""
+    model, _ = training(None, 1)
+    path, other = tmp_path / "here" / "monitor.jsonl", tmp_path / "other"
+    _, theirs = training(other, 3)
+    monitor = Monitor(model, every=1, folder=path.parent)
+    a_step(model, monitor)
+    path.write_bytes(path.read_bytes() + (other / "monitor.jsonl").read_bytes())
+    with pytest.raises(MonitorError, match=r"another process wrote there since; give each a folder of its own"):
+        a_step(model, monitor)
+    assert model.get_parameter("fc1.weight").grad is not None
+    assert read_records(path) == theirs
+    # Made anew in its place, of the very same size.
+    monitor = Monitor(model, every=1, folder=path.parent)
+    (tmp_path / "new").write_bytes(path.read_bytes())
+    (tmp_path / "new").replace(path)
+    with pytest.raises(MonitorError, match="another process"):
+        a_step(model, monitor)
+
+
+def test_another_process_may_have_begun_the_file_that_was_not_there(tmp_path: Path) -> None:
+    model, _ = training(None, 1)
+    monitor = Monitor(model, every=1, folder=tmp_path)
+    append(tmp_path / "monitor.jsonl", MonitorRecord(1, "theirs", 0.0, None, ()))
+    with pytest.raises(MonitorError, match="another process"):
+        a_step(model, monitor)
+    assert [record.rule for record in read_records(tmp_path)] == ["theirs"]
+
+
+def test_a_file_that_was_taken_away_is_begun_anew(tmp_path: Path) -> None:
+    model, _ = training(None, 1)
+    monitor = Monitor(model, every=1, folder=tmp_path)
+    a_step(model, monitor)
+    (tmp_path / "monitor.jsonl").unlink()
+    a_step(model, monitor)
+    assert [record.step for record in read_records(tmp_path)] == [2]
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = training(None, 1)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "taken" / "monitor.jsonl").mkdir(parents=True)
+    cases: list[tuple[Any, str]] = [
+        (3, "folder= is int; give a path"),
+        (tmp_path / "file", "cannot be made .*give a folder="),
+        (tmp_path / "file" / "in", "cannot be made"),
+        (tmp_path / "taken", "no file of yours; give another folder="),
+    ]
+    for folder, words in cases:
+        with pytest.raises(MonitorError, match=words):
+            Monitor(model, every=1, folder=folder)
+    # Root may write everywhere.
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(MonitorError, match="change its permissions"):
+        Monitor(model, every=1, folder=tmp_path)
+
+
+def test_a_disk_that_fills_up_ends_the_records_and_not_the_training(tmp_path: Path) -> None:
+    model, _ = training(None, 1)
+    monitor = Monitor(model, every=1, folder=tmp_path / "run")
+    a_step(model, monitor)
+    (tmp_path / "run").rename(tmp_path / "away")
+    with pytest.warns(UserWarning, match=r"could not write the record of step 2 .* Monitor with start=2"):
+        a_step(model, monitor)
+    assert monitor.last is not None
+    assert monitor.last.step == 2
+    assert model.get_parameter("fc1.weight").grad is not None
+    a_step(model, monitor)  # without a second warning, which would be an error
+    assert monitor.last.step == 3
+    assert [record.step for record in read_records(tmp_path / "away")] == [1]

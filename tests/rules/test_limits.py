@@ -458,6 +458,7 @@ def test_a_delay_is_refused_where_it_could_not_wait() -> None:
         (lambda: fa.Limits(error=4), "Quantized"),
         (lambda: fa.Limits(feedback=fa.Quantized(4, "stochastic")), "once"),
         (lambda: fa.Limits(noise=-1), "at least 0"),
+        (lambda: fa.Limits(noise=True), "at least 0"),
         (lambda: fa.Limits(noise=float("nan")), "at least 0"),
         (lambda: fa.Limits(delay=1.5), "whole number"),
         (lambda: fa.DFA(limits=fa.Quantized(4)), "fa.Limits"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import weakref
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -13,13 +13,11 @@ from torch import nn
 
 from feedalign.errors import AttachError, MonitorError
 from feedalign.handle import Handle, handle_of
+from feedalign.measure.monitor_file import RecordFile, path_in
 from feedalign.measure.monitor_numbers import record_of
-from feedalign.measure.monitor_records import FILE_NAME, MonitorRecord, append, read_records
+from feedalign.measure.monitor_records import MonitorRecord, read_records
 from feedalign.measure.monitor_step import MeasuredStep
 from feedalign.ranks import refuse_in_pieces
-
-# Which Monitor writes to a file: of two, the one made last.
-_WRITERS: weakref.WeakValueDictionary[Path, Monitor] = weakref.WeakValueDictionary()
 
 
 class ScalarWriter(Protocol):
@@ -62,7 +60,8 @@ class Monitor:
     Raises:
         AttachError: No rule is attached, or an argument is of the wrong kind.
         WrappedModelError: The model is sharded.
-        MonitorError: The package tensorboard is missing, or the folder holds a file that no Monitor wrote.
+        MonitorError: The package tensorboard is missing, the folder is no path or cannot be written, or holds a file
+            that no Monitor wrote.
 
     Attributes:
         model: The attached model.
@@ -89,15 +88,13 @@ class Monitor:
         self._averages: dict[tuple[str, str], float] = {}
         self._has_seen = self._is_owed = self._is_promised = self._is_open = False
         self._measured: MeasuredStep | None = None
-        self._path = None if folder is None else Path(folder).resolve() / FILE_NAME
+        path = path_in(folder)
         self._writes = every > 0 and _is_first_rank()
-        self._writer = _writer(tensorboard, self._path, start) if self._writes else None
+        self._file = RecordFile(path) if path is not None and self._writes else None
+        self._writer = _writer(tensorboard, path, start) if self._writes else None
         self._owns_writer = tensorboard is True
-        if self._path is not None and self._writes:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            _WRITERS[self._path] = self
-        if self._path is not None and self._path.is_file() and start > 0:
-            self._resume(self._path)
+        if path is not None and path.is_file() and start > 0:
+            self._resume(path)
 
     def step(self, number: int | None = None) -> AbstractContextManager[None]:
         """Return the context of one training step: the forward and `loss.backward()`.
@@ -114,7 +111,11 @@ class Monitor:
         Raises:
             MonitorError: A step is open, or was asked for without `with`. At the end of the context: in the first step
                 to be measured the model did not run or no error came back to it; weights changed inside the step; the
-                model cannot be run again.
+                model cannot be run again; another Monitor or process writes to the file. Gradients are whole even then.
+
+        Warns:
+            UserWarning: A record could not be written (a full disk, a folder that is gone): nothing is written from
+                there on, and the training goes on.
         """
         if self._is_promised:
             raise MonitorError("monitor.step() was called and not entered; write `with monitor.step():`.")
@@ -208,16 +209,21 @@ class Monitor:
         self._has_seen = True
         self.last = record_of(measured, self.steps, self._points, self._averages, self.momentum)
         if self._writes:
-            self._write(self.last)
+            try:
+                self._write(self.last)
+            except OSError as error:
+                # A training is worth more than its records.
+                self._writes = False
+                warnings.warn(
+                    f"The Monitor could not write the record of step {self.steps} ({error}); the training goes on, "
+                    "and no record is written any more. Make room, then make a new Monitor with "
+                    f"start={self.steps} to go on recording.",
+                    stacklevel=2,
+                )
 
     def _write(self, record: MonitorRecord) -> None:
-        if self._path is not None:
-            if _WRITERS.get(self._path) is not self:
-                raise MonitorError(
-                    f"Another Monitor was made for {self._path} after this one; give each a folder of its own, or use "
-                    "the new one alone."
-                )
-            append(self._path, record)
+        if self._file is not None:
+            self._file.append(record)
         if self._writer is not None:
             for tag, value in record.scalars():
                 self._writer.add_scalar(tag, value, record.step)

@@ -5,6 +5,7 @@ from rich.table import Table
 from feedalign_lab.bench.timing import BenchResult, BenchRow, Ratio
 
 _MIB, _MILLION = 2**20, 1e6
+_NOISY = 1.5
 _HEAD = ("step", "limit", "quartiles", "forward", "backward", "memory", "feedback, MMACs", "feedback, MiB")
 
 
@@ -41,7 +42,27 @@ def _cells(row: BenchRow) -> tuple[str, ...]:
 
 
 def _spread(ratio: Ratio) -> str:
-    return f"{ratio.low:.2f} .. {ratio.high:.2f}"
+    noisy = " noisy" if ratio.high > _NOISY * ratio.low else ""
+    return f"{ratio.low:.2f} .. {ratio.high:.2f}{noisy}"
+
+
+def legend_lines(*, is_quick: bool, is_tested: bool) -> list[str]:
+    """Return what the tables mean, and what they do not.
+
+    Args:
+        is_quick: Whether everything was as small as it goes.
+        is_tested: Whether the tests were run before.
+    """
+    lines = [
+        "All columns but feedback's are parts of backprop's: below 1 is faster, or smaller. limit: the step by the "
+        "count of operations alone.",
+        f"quartiles: of the step over the rounds; noisy: more than {_NOISY:g} apart, measure again on a quiet machine.",
+    ]
+    if is_quick:
+        lines.append("With --quick everything is too small to time: these ratios mean nothing, they show that it runs.")
+    if not is_tested:
+        lines.append("Nothing was tested before.")
+    return lines
 
 
 def left_out_lines(result: BenchResult) -> list[str]:

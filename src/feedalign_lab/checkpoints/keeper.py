@@ -34,6 +34,7 @@ MOST_SHARE = 0.02
 
 _VERSIONS = ("feedalign", "torch")
 _ENDED = "at its end"
+_ANEW = "anew, since no checkpoint that was there could be gone on from"
 
 
 class Checkpoints:
@@ -47,7 +48,7 @@ class Checkpoints:
             it is passed over, and that is said.
 
     Attributes:
-        resumed: What was gone on from, in words; empty where the training began anew.
+        resumed: What was gone on from, in words, or that nothing there could be; empty where nothing was there.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Checkpoints:
             found_any = True
             self._say(problem)
         if found_any:
+            self.resumed = _ANEW
             self._say("No checkpoint is left to go on from: the training begins anew.")
         return None
 
@@ -109,7 +111,7 @@ class Checkpoints:
         Args:
             reason: Why, in words.
         """
-        self.resumed, self._newest_is_sound = "", False
+        self.resumed, self._newest_is_sound = _ANEW, False
         self._say(f"The checkpoint {self.path} does not fit ({reason}): the training begins anew.")
 
     def refuse_others(self) -> None:

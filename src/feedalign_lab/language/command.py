@@ -104,8 +104,7 @@ def run(options: LanguageOptions, device: torch.device) -> LanguageComparison:
     """
     plan = plan_of(options)
     path = options.out or Path("results") / f"language-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    folder = open_folder(options, path)
-    with LanguageProgress(is_shown=not options.json) as progress:
+    with open_folder(options, path) as folder, LanguageProgress(is_shown=not options.json) as progress:
         progress.say("reading the text")
         corpus = load_corpus(plan.text)
         progress.say("cutting it into tokens")

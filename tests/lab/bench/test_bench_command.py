@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from feedalign_lab import cli_bench
-from feedalign_lab.bench import running, tree
+from feedalign_lab.bench import report, running, tree
+from feedalign_lab.bench.timing import Ratio
 from feedalign_lab.cli import main
 
 QUICK = ("bench", "--quick", "--rules", "dfa", "--architectures", "mlp-deep", "--rounds", "2")
@@ -25,6 +26,9 @@ def test_it_runs_the_tests_then_times_and_writes_one_file(
     assert "mlp-deep: width 16, depth 6, batch 8: backprop" in shown.out
     assert "│ dfa " in shown.out
     assert f"wrote {path}" in shown.out
+    assert "below 1 is faster" in shown.out
+    assert "these ratios mean nothing" in shown.out
+    assert "Nothing was tested" not in shown.out
     assert asked == [Path(__file__).parents[3]]
     record = json.loads(path.read_text())
     assert (record["status"], record["tests"]) == ("finished", "passed")
@@ -34,6 +38,12 @@ def test_it_runs_the_tests_then_times_and_writes_one_file(
     assert "is there already: name another with --out, or give --overwrite" in capsys.readouterr().err
     assert main([*QUICK, "--out", str(path), "--overwrite", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["cases"][0]["architecture"] == "mlp-deep"
+
+
+def test_quartiles_that_lie_far_apart_are_marked() -> None:
+    assert report._spread(Ratio(1.0, 0.8, 1.3)) == "0.80 .. 1.30 noisy"
+    assert report._spread(Ratio(1.0, 0.9, 1.3)) == "0.90 .. 1.30"
+    assert "Nothing was tested before." in report.legend_lines(is_quick=False, is_tested=False)
 
 
 def test_an_older_record_outlives_a_run_that_is_cut_before_its_first_case(

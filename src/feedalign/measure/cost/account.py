@@ -168,6 +168,18 @@ class Account:
         waiting = self._waiting()
         for row, kept in kept_by(waiting, self.ruled, self.owners).items():
             self.rows.setdefault(row, Row()).kept += kept
+        self._add_under_way()
+
+    def _add_under_way(self) -> None:
+        """Gradients that a delay holds back from one step to a later one."""
+        late = None if self.handle is None else self.handle._circuit.late
+        if self.handle is None or late is None:
+            return
+        for name, (key, _) in late.keys.items():
+            waiting = self.handle.store.feedback(key)
+            row = self.layers.get(name) or self._holder_of(self.model.get_parameter(name))
+            kept = Kept("gradients under way", tuple(waiting.shape), num_bytes(waiting))
+            self.rows.setdefault(row, Row()).kept.append(kept)
 
     def _waiting(self) -> Iterable[Node]:
         """Nodes that wait for the error: all, but those whose gradients are made in the forward."""

@@ -34,7 +34,7 @@ class LayerCost:
         forward: MACs of the forward.
         backward: MACs of the backward: gradients of weights and, where the graph is not cut, of inputs.
         feedback: MACs that make its teaching signal and learn its feedback.
-        perturbation: MACs that carry tangents through it.
+        perturbation: MACs that carry tangents through it; `tangents` in the table.
         kept: What must be kept until the error arrives.
         feedback_bytes: Memory of its feedback.
         moved: What its step moves.
@@ -102,7 +102,11 @@ class Cost(ByLayer[LayerCost]):
 
     @property
     def limit(self) -> float:
-        """Operations of the step over those of backprop's: its time over backprop's if all took the same time."""
+        """Operations of the step over those of backprop's: its time over backprop's if all took the same time.
+
+        NaN where there is nothing to multiply. With anything in `not_counted` both counts are too low, and the ratio is
+        that of what was counted: it may err to either side.
+        """
         return self.macs / self.backprop if self.backprop else float("nan")
 
     @property
@@ -146,7 +150,7 @@ class Cost(ByLayer[LayerCost]):
         moved = self.moved
         parts = [f"{kind} {as_bytes(moved.read(kind))} in, {as_bytes(moved.written(kind))} out" for kind in KINDS]
         notes = [
-            f"MACs of one step; {self.limit:.3f} of backprop's {as_count(self.backprop)}",
+            f"MACs of one step; {self._limit_in_words()} of backprop's {as_count(self.backprop)}{_mark(self)}",
             f"moved: {'; '.join(parts)}",
         ]
         notes += [
@@ -156,12 +160,21 @@ class Cost(ByLayer[LayerCost]):
         ]
         return notes
 
+    def _limit_in_words(self) -> str:
+        if not self.backprop:
+            return "-"
+        return f"{'about ' if self.not_counted else ''}{self.limit:.3f}"
+
+
+def _mark(row: LayerCost | Cost) -> str:
+    """What stands behind counts that are too low."""
+    return " + ?" if row.not_counted else ""
+
 
 def _cells(name: str, rule: str, row: LayerCost | Cost) -> tuple[str, ...]:
     counts = (as_count(macs) for macs in (row.forward, row.backward, row.feedback, row.perturbation))
     sizes = (as_bytes(size) for size in (row.kept_bytes, row.feedback_bytes, row.moved.total))
-    uncounted = " + ?" if row.not_counted else ""
-    return name, rule, *(count + uncounted for count in counts), *sizes
+    return name, rule, *(count + _mark(row) for count in counts), *sizes
 
 
 def as_count(count: int) -> str:
