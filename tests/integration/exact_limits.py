@@ -63,8 +63,12 @@ def jacobians_of_a_linear_net_give_backprop(architecture: Architecture, rule: fa
     )
     architecture = replace(architecture, blocks=blocks, cell="none")
     model, (x, _) = RandomModel(architecture), data_for(architecture)
-    with fa.attach(model, rule, example_inputs=x) as handle:
-        taught = {row.point for row in handle.describe().rows}
+    try:
+        with fa.attach(model, rule, example_inputs=x) as handle:
+            taught = {row.point for row in handle.describe().rows}
+    except fa.errors.NoFeedbackPointError:
+        # Without normalization all that is left below the points may be frozen.
+        return False
     with activations(plain := RandomModel(architecture), plain.points, cut=False) as taps:
         output = plain(x)
     # The first sample, and its first token: the same for all others.
