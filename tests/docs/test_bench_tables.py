@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -53,20 +51,6 @@ RECORD: dict[str, Any] = {
         case("width", 512, row("dfa", 0.8, 0.69), row("biotorch-dfa", 1.1, None)),
     ],
 }
-
-
-@pytest.fixture(scope="module")
-def render_blocks() -> ModuleType:
-    sys.path.insert(0, str(ROOT / "docs"))
-    try:
-        spec = importlib.util.spec_from_file_location("render_blocks", ROOT / "docs" / "render_blocks.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(ROOT / "docs"))
-    return module
 
 
 @pytest.fixture

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -52,20 +50,6 @@ BENCH = {
     "step_time": [{"case": "784-8x4-10", "ratio": {"backprop": 1.0, "dfa": 0.756}, "bound": 0.741}],
     "activation_memory": {"backprop": {"4": 2**20, "32": 9 * 2**20}, "drtp streaming": {"4": 2**20, "32": 2**20}},
 }
-
-
-@pytest.fixture(scope="module")
-def render_blocks() -> ModuleType:
-    sys.path.insert(0, str(ROOT / "docs"))
-    try:
-        spec = importlib.util.spec_from_file_location("render_blocks", ROOT / "docs" / "render_blocks.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(ROOT / "docs"))
-    return module
 
 
 def test_every_block_agrees_with_its_record_or_the_code(render_blocks: ModuleType) -> None:
