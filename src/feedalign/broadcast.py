@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -94,6 +93,9 @@ class Delivery(NamedTuple):
 Counts = tuple[int, int, int]
 """How many tensors one receiver has that are held, that are kept, and that tell which steps count."""
 
+# The node's arguments before those of receivers: plan, counts, output, tangent, perturbation of the output.
+FIRST = 5
+
 
 class Broadcast(torch.autograd.Function):
     """Identity on the output; its backward turns the error into one teaching signal per tap.
@@ -109,12 +111,10 @@ class Broadcast(torch.autograd.Function):
         counts: tuple[Counts, ...],  # noqa: ARG004
         output: Tensor,
         tangent: Tensor | None,  # noqa: ARG004
+        at_output: Tensor | None,  # noqa: ARG004
         *tensors: Tensor,  # noqa: ARG004
     ) -> Tensor:
-        """Return the output; `counts` tell how many tensors of each kind every receiver has.
-
-        `tensors`: all that is held, all that is kept (that of the output last), all masks of steps, then the taps.
-        """
+        """Return the output; `tensors` are, receiver by receiver, what is held, kept and valid, then its tap."""
         # Detached rather than returned as it is: torch would take it for a view and refuse in-place operations.
         return output.detach()
 
@@ -122,51 +122,60 @@ class Broadcast(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Keep what is held and kept, the taps' shapes and, for receivers that read them, activations and output."""
         del output
-        plan, counts, value, tangent, *tensors = inputs
-        ctx.plan, ctx.counts = plan, counts
-        first_tap = sum(map(sum, counts))
-        taps = tensors[first_tap:]
-        ctx.first_tap = 4 + first_tap
-        ctx.shapes, ctx.dtypes = [tap.shape for tap in taps], [tap.dtype for tap in taps]
-        read = [tap for tap, is_read in zip(taps, plan.reads, strict=True) if is_read]
+        plan, counts, value, tangent, at_output = inputs[:FIRST]
+        saved: list[Tensor | None] = list(inputs[FIRST:])
+        forms, place = [], -1
+        for (num_held, num_kept, num_valid), is_read in zip(counts, plan.reads, strict=True):
+            place += num_held + num_kept + num_valid + 1
+            tap = inputs[FIRST + place]
+            forms.append((tap.shape, tap.dtype))
+            if not is_read:
+                saved[place] = None
+        ctx.plan, ctx.counts, ctx.forms = plan, counts, forms
         # A copy: the user may still change the output in place, e.g. divide it by a temperature.
         seen = value.clone() if plan.reads_output else None
-        ctx.save_for_backward(seen, tangent, *tensors[:first_tap], *read)
+        ctx.save_for_backward(seen, tangent, at_output, *saved)
 
     @staticmethod
     def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:
         """Return the error to the output, a gradient to learned feedback and a teaching signal to each tap."""
         plan: Plan = ctx.plan
-        output, tangent, *rest = ctx.saved_tensors
-        arrival = Arrival(error, output, tangent, plan.num_perturbations, plan.error_axis)
+        arrival, at_output, taps = received(ctx, error)
         plan.check(arrival.features(), arrival.seen())
-        taps, at_output = _taps(ctx, rest, error)
-        signals: list[Tensor | None] = []
-        learned: list[Tensor | None] = []
-        for position, (receiver, tap) in enumerate(zip(plan.receivers, taps, strict=True)):
-            is_wanted = ctx.needs_input_grad[ctx.first_tap + position]
-            signals.append(receiver.teach(arrival, tap) if is_wanted else None)
-            first = 4 + len(learned)
-            trains = any(ctx.needs_input_grad[first : first + len(tap.held)])
-            learned += receiver.feedback_gradients(arrival, tap) if trains else [None] * len(tap.held)
+        wanted: tuple[bool, ...] = ctx.needs_input_grad
+        gradients: list[Tensor | None] = []
+        for receiver, tap, (num_held, num_kept, num_valid) in zip(plan.receivers, taps, ctx.counts, strict=True):
+            first = FIRST + len(gradients)
+            trains = True in wanted[first : first + num_held]
+            gradients += receiver.feedback_gradients(arrival, tap) if trains else (None,) * num_held
+            gradients += (None,) * (num_kept + num_valid)
+            gradients.append(receiver.teach(arrival, tap) if wanted[FIRST + len(gradients)] else None)
         if plan.at_output is not None and at_output is not None:
-            error = plan.at_output.teach(arrival, at_output)
-        num_kept = ctx.first_tap - 4 - len(learned)
-        return None, None, error, None, *learned, *[None] * num_kept, *signals
+            error = plan.at_output.teach(arrival, Tap((), (at_output,), None, None, error.shape, error.dtype))
+        return None, None, error, None, None, *gradients
 
 
-def _taps(ctx: Any, rest: list[Tensor], error: Tensor) -> tuple[list[Tap], Tap | None]:
-    """Sort what was saved by receiver."""
-    saved = iter(rest)
-    held = [list(islice(saved, num)) for num, _, _ in ctx.counts]
-    kept = [list(islice(saved, num)) for _, num, _ in ctx.counts]
-    valid = [next(saved) if num else None for _, _, num in ctx.counts]
-    taps = [
-        Tap(held[i], kept[i], valid[i], next(saved) if is_read else None, ctx.shapes[i], ctx.dtypes[i])
-        for i, is_read in enumerate(ctx.plan.reads)
-    ]
-    at_output = Tap([], kept[-1], None, None, error.shape, error.dtype) if len(kept) > len(taps) else None
-    return taps, at_output
+def received(ctx: Any, error: Tensor) -> tuple[Arrival, Tensor | None, list[Tap]]:
+    """Sort what a node saved.
+
+    Args:
+        ctx: The node.
+        error: What has come to it.
+
+    Returns:
+        What all receivers are sent, the perturbation of the output, and each receiver's tensors.
+    """
+    output, tangent, at_output, *saved = ctx.saved_tensors
+    arrival = Arrival(error, output, tangent, ctx.plan.num_perturbations, ctx.plan.error_axis)
+    taps, place = [], 0
+    for (num_held, num_kept, num_valid), (shape, dtype) in zip(ctx.counts, ctx.forms, strict=True):
+        kept = place + num_held
+        valid = kept + num_kept
+        tap = valid + num_valid
+        steps = saved[valid] if num_valid else None
+        taps.append(Tap(saved[place:kept], saved[kept:valid], steps, saved[tap], shape, dtype))
+        place = tap + 1
+    return arrival, at_output, taps
 
 
 def broadcast(
@@ -189,18 +198,8 @@ def broadcast(
         The output, now the root of every layer's teaching signal.
     """
     counts: list[Counts] = []
-    held: list[Tensor] = []
-    kept: list[Tensor] = []
-    valid: list[Tensor] = []
-    taps: list[Tensor] = []
-    for delivery in deliveries:
-        counts.append((len(delivery.held), len(delivery.kept), int(delivery.valid is not None)))
-        held += delivery.held
-        kept += delivery.kept
-        valid += () if delivery.valid is None else (delivery.valid,)
-        taps.append(delivery.tap)
-    if at_output is not None:
-        counts.append((0, 1, 0))
-        kept.append(at_output)
-    kept += valid
-    return node_of(Broadcast, plan, tuple(counts), output, tangent, *held, *kept, *taps)
+    tensors: list[Tensor] = []
+    for tap, held, kept, valid in deliveries:
+        counts.append((len(held), len(kept), int(valid is not None)))
+        tensors += (*held, *kept, tap) if valid is None else (*held, *kept, valid, tap)
+    return node_of(Broadcast, plan, tuple(counts), output, tangent, at_output, *tensors)

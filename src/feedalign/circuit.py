@@ -168,26 +168,35 @@ class Circuit:
             self.late.refuse(model)
         # A trainer may run another method in the place of forward, which then calls the model: that is one forward.
         is_nested = self.is_open and not self.counts
-        self._forget()
-        if not inside_backward() and (self.coming_lengths is not None or not is_nested):
+        if self.is_open or self.counts or self.sources:
+            self._forget()
+        has_lengths = self.coming_lengths is not None or (self.lengths is not None and not is_nested)
+        if has_lengths and not inside_backward():
             # Activation checkpointing, which runs parts again in the backward, finds those of its forward.
             self.lengths, self.coming_lengths = self.coming_lengths, None
         if torch.compiler.is_compiling():
             refuse_traced(model)
         else:
-            refuse_thawed(self.model, self.frozen)
-            refuse_recomputation(draws=self.store.has_clock)
-            self.shards.look()
-            self.shards.refuse(streams=self.stream is not None, weights=self.weights)
-            if self.unlearned:
-                refuse_untold(self.model, self.unlearned)
-            if not self.watch.is_over:
-                self.watch.look()
+            self._look_around()
         self.is_open = True
         if not is_nested:
             self.store.step()
         if self.perturber is not None:
             self.perturber.begin(args)
+
+    def _look_around(self) -> None:
+        """Refuse what only eager code can tell: surroundings that changed, in which the rule would not act."""
+        if self.frozen:
+            refuse_thawed(self.model, self.frozen)
+        if self.store.has_clock:
+            refuse_recomputation()
+        self.shards.look()
+        if self.shards.parts:
+            self.shards.refuse(streams=self.stream is not None, weights=self.weights)
+        if self.unlearned:
+            refuse_untold(self.model, self.unlearned)
+        if not self.watch.is_over:
+            self.watch.look()
 
     def begin_stream(self) -> None:
         """Look whether there are targets, where they are first needed: a trainer's step may give them on its way."""
@@ -226,7 +235,8 @@ class Circuit:
         if not self.is_open or (self.stream is not None and inside_backward()):
             refuse_alone(module)
             return activation.detach()
-        self.begin_stream()
+        if self.stream is not None:
+            self.begin_stream()
         index = self.count(module)
         site = self.by_call.get((module, index))
         if site is None:
@@ -239,9 +249,11 @@ class Circuit:
         if self.stream is not None and streams(site):
             self._teach_now(self.stream, site, activation)
         elif site.receiver is not None:
-            site.receiver.check(tuple(activation.shape))
-            refuse_untaught(self.model, site.label, site.parameters, activation)
-            self.shards.gather_for(activation)
+            site.receiver.check(activation.shape)
+            if not activation.requires_grad:
+                refuse_untaught(self.model, site.label, site.parameters)
+            if self.shards.parts:
+                self.shards.gather_for(activation)
             self.taps[site.key] = activation
             if site.key in self.read:
                 self.versions[site.key] = version_of(activation)
@@ -259,9 +271,10 @@ class Circuit:
 
     def _teach_now(self, stream: Stream, site: Site, activation: Tensor) -> None:
         assert isinstance(site.receiver, DirectReceiver)
-        site.receiver.check(tuple(activation.shape))
-        refuse_untaught(self.model, site.label, site.parameters, activation)
-        if activation.requires_grad:
+        site.receiver.check(activation.shape)
+        if not activation.requires_grad:
+            refuse_untaught(self.model, site.label, site.parameters)
+        else:
             held = held_by(self.store, site)
             clock = self.store.clock() if site.receiver.rule.limits.draws else None
             stream.teach(site.receiver, activation, held[0] if held else None, self.valid.get(site.call), clock)
@@ -286,7 +299,8 @@ class Circuit:
         """
         if not self.listening or not self.is_open or self.delivered:
             return None
-        self.begin_stream()
+        if self.stream is not None:
+            self.begin_stream()
         self.fired = tuple(self.counts)
         refuse_missing([site.label for site in self.sites if self.counts.get(site.module, 0) <= site.index])
         if self.aliases:

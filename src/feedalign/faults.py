@@ -29,8 +29,6 @@ def refuse_thawed(model: nn.Module, frozen: Collection[str]) -> None:
     Raises:
         UntaughtLayerError: One of them is trainable.
     """
-    if not frozen:
-        return
     for name, parameter in model.named_parameters():
         if name in frozen and parameter.requires_grad:
             raise UntaughtLayerError(
@@ -39,9 +37,9 @@ def refuse_thawed(model: nn.Module, frozen: Collection[str]) -> None:
             )
 
 
-def refuse_recomputation(*, draws: bool) -> None:
-    """Raise CheckpointingError where a rule that draws at every forward is run again in the backward."""
-    if draws and inside_backward():
+def refuse_recomputation() -> None:
+    """Raise CheckpointingError where the backward runs a forward again; call it for rules that draw at every one."""
+    if inside_backward():
         raise CheckpointingError(
             "Activation checkpointing runs the whole forward again in the backward, and the rule draws anew at "
             "every forward, so that it would learn from another draw. Checkpoint parts of the model, or nothing."
@@ -82,19 +80,18 @@ def refuse_alone(point: str) -> None:
         )
 
 
-def refuse_untaught(model: nn.Module, point: str, parameters: Sequence[str], activation: Tensor) -> None:
-    """Refuse an activation through which its layers cannot be taught.
+def refuse_untaught(model: nn.Module, point: str, parameters: Sequence[str]) -> None:
+    """Refuse an activation that carries no gradient, through which its layers cannot be taught.
 
     Args:
         model: The attached model.
         point: The feedback point's name.
         parameters: Names of those that it teaches.
-        activation: What came there.
 
     Raises:
-        UntaughtLayerError: It carries no gradient, and some of them are trainable.
+        UntaughtLayerError: Some of them are trainable; compiled code does not ask.
     """
-    if activation.requires_grad or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():
         return
     named = dict(model.named_parameters())
     names = [name for name in parameters if name in named and named[name].requires_grad]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -44,20 +43,20 @@ class OutputHook:
         """Forward hook: the error is taken at the module's output."""
         if not self._is_it():
             return None
-        if module is self.circuit.model:
+        # By shape, since a number has none, nor has what is no tensor.
+        if module is self.circuit.model and not getattr(output, "shape", ()):
             self._refuse_another((args, kwargs), output)
         return self.circuit.deliver(output)
 
     def _refuse_another(self, inputs: object, output: object) -> None:
-        """Raise if the model returns a number or no tensor, which on the example inputs it did not.
+        """Raise where the model returns a number or no tensor, if on the example inputs it did not.
 
         Wrappers of trainers put another method, such as `training_step`, in the place of the forward; what the model
         returns is then a loss, and would be taken for the output.
         """
         circuit = self.circuit
         is_awaited = circuit.is_open and not circuit.delivered and (circuit.sites or circuit.weights)
-        shape: Sequence[int] = getattr(output, "shape", ())
-        if not is_awaited or shape:
+        if not is_awaited:
             return
         # One sample with one output may have been squeezed to a number.
         if isinstance(output, Tensor) and any(tensor.shape[:1] == (1,) for _, tensor in named_tensors(inputs)):

@@ -41,7 +41,7 @@ class Arrival:
     tangent: Tensor | None
     num_perturbations: int
     error_axis: FeatureAxis
-    _made: dict[object, Tensor] = field(default_factory=dict)
+    made: dict[object, Tensor] = field(default_factory=dict)
 
     def features(self) -> Tensor:
         """The error, `[..., C]`."""
@@ -53,9 +53,9 @@ class Arrival:
 
     def once(self, key: object, make: Callable[[], Tensor]) -> Tensor:
         """Return what was made under a key, made now if it was not."""
-        made = self._made.get(key)
+        made = self.made.get(key)
         if made is None:
-            made = self._made[key] = make()
+            made = self.made[key] = make()
         return made
 
     def slopes(self) -> Tensor:
@@ -181,7 +181,8 @@ class DirectReceiver(Receiver):
 
     def teach(self, arrival: Arrival, tap: Tap) -> Tensor:
         """Return what is received of the projected vector."""
-        return self.received(self.projected(arrival, tap), _clock(self.rule, tap))
+        signal = self.projected(arrival, tap)
+        return self.received(signal, _clock(self.rule, tap)) if self.rule.limits.noise else signal
 
     def projected(self, arrival: Arrival, tap: Tap) -> Tensor:
         """Return the projected vector, of the tap's shape and dtype."""
@@ -208,14 +209,18 @@ class DirectReceiver(Receiver):
     def vector(self, arrival: Arrival, tap: Tap) -> Tensor:
         """Return what is sent of what the rule broadcasts, `[..., C]`, made once for all its points."""
         # By the object: hashing all options of a rule takes longer than a look at the error.
-        return arrival.once(id(self.rule), lambda: self._sent(arrival, _clock(self.rule, tap)))
+        made = arrival.made.get(id(self.rule))
+        if made is None:
+            made = arrival.made[id(self.rule)] = self._sent(arrival, tap)
+        return made
 
-    def _sent(self, arrival: Arrival, clock: Tensor | None) -> Tensor:
-        vector, error = self.rule.broadcast(arrival.features(), arrival.seen()), self.rule.limits.error
-        if error is None or not error.draws:
-            return self.rule.limits.sent(vector, None)
+    def _sent(self, arrival: Arrival, tap: Tap) -> Tensor:
+        vector, limits = self.rule.broadcast(arrival.features(), arrival.seen()), self.rule.limits
+        if limits.error is None or not limits.error.draws:
+            return limits.sent(vector, None)
+        clock = _clock(self.rule, tap)
         assert clock is not None
-        return self.rule.limits.sent(vector, _uniform(perturbation(vector, 1, clock, OF_ERRORS, "normal")[0]))
+        return limits.sent(vector, _uniform(perturbation(vector, 1, clock, OF_ERRORS, "normal")[0]))
 
     def used(self, held: Tensor) -> Tensor:
         """Return the matrix that is projected with, of what is held."""
@@ -251,7 +256,11 @@ class DirectReceiver(Receiver):
         rows = self.placement.rows(vector)
         if self.projection is None:
             assert feedback is not None
-            return self.placement.deliver(rows.to(dtype) @ self.own(self.used(feedback)).to(dtype), shape)
+            matrix = self.own(self.used(feedback))
+            # Asked for: a conversion that changes nothing takes as long as a small product.
+            if rows.dtype != dtype or matrix.dtype != dtype:
+                rows, matrix = rows.to(dtype), matrix.to(dtype)
+            return self.placement.deliver(rows @ matrix, shape)
         projected = self.projection.project(rows, self.point)
         wanted = (rows.shape[0], self.placement.num_features)
         if tuple(projected.shape) != wanted:

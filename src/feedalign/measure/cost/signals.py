@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 from torch.utils._pytree import tree_leaves
 
-from feedalign.broadcast import Broadcast, Plan, _taps
+from feedalign.broadcast import FIRST, Broadcast, Plan, received
 from feedalign.layerwise import Reroute
 from feedalign.measure.cost.movement import Kind, Movement, reading, writing
 from feedalign.measure.cost.products import Products, Term, num_bytes, storage_of
@@ -79,16 +80,14 @@ def of_broadcast(node: Any, recording: Recording, streaming: frozenset[str]) -> 
         One entry for each receiver that the backward teaches.
     """
     plan: Plan = node.plan
-    output, tangent, *rest = node.saved_tensors
     error = _zeros(node._input_metadata[0])
-    arrival = Arrival(error, output, tangent, plan.num_perturbations, plan.error_axis)
-    found, first = [], 4
+    found, first = [], FIRST
     with torch.no_grad():
-        taps, _ = _taps(node, rest, error)
-        for position, (receiver, tap) in enumerate(zip(plan.receivers, taps, strict=True)):
-            trains = any(node.needs_input_grad[first : first + len(tap.held)])
-            first += len(tap.held)
-            if not node.needs_input_grad[node.first_tap + position]:
+        arrival, _, taps = received(node, error)
+        for receiver, tap, counts in zip(plan.receivers, taps, node.counts, strict=True):
+            trains = any(node.needs_input_grad[first : first + counts[0]])
+            first += sum(counts) + 1
+            if not node.needs_input_grad[first - 1]:
                 continue
             if receiver.point in streaming:
                 size = tap.shape.numel() * tap.dtype.itemsize
@@ -178,9 +177,14 @@ def edges_of(node: Any, points: frozenset[str]) -> list[tuple[Node, int]]:
         node: The node.
         points: Names of the receivers' points.
     """
-    receivers = node.plan.receivers
-    first = len(node.next_functions) - len(receivers)
-    return [(node, first + place) for place, receiver in enumerate(receivers) if receiver.point in points]
+    sizes = [sum(counts) + 1 for counts in node.counts]
+    taps = accumulate(sizes, initial=len(node.next_functions) - sum(sizes) - 1)
+    next(taps)
+    return [
+        (node, tap)
+        for tap, receiver in zip(taps, node.plan.receivers, strict=True)
+        if receiver.point in points
+    ]
 
 
 def all_at(node: Any, points: frozenset[str]) -> bool:
