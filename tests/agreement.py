@@ -1,7 +1,7 @@
 """One step of an attached model, and its comparison with the equations by hand."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from unittest import mock
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import feedalign as fa
-from feedalign.perturbation import perturbation
+from feedalign.perturbation import perturbations
 from feedalign.rules import DirectRule, LayerwiseRule, PointRule, WeightRule
 from problems import Problem, TimesOne, by_hand
 from reference import brsf, fdfa, perceptron
@@ -92,15 +92,15 @@ def recorded(chosen: Mapping[int, Tensor] | None = None) -> Iterator[dict[int, T
     """Gather what forwards draw, `[K, *shape]` by the number of the place; chosen directions come in their place."""
     drawn: dict[int, Tensor] = {}
 
-    def draw(like: Tensor, num: int, clock: Tensor, stream: int, distribution: str) -> Tensor:
-        made = perturbation(like, num, clock, stream, distribution)
+    def draw(likes: Sequence[Tensor], num: int, clock: Tensor, first: int, distribution: str) -> list[Tensor]:
+        made = dict(enumerate(perturbations(likes, num, clock, first, distribution), first))
         if chosen is not None:
-            assert chosen[stream].shape == made.shape
-            made = chosen[stream].to(made.dtype)
-        drawn[stream] = made
-        return made
+            assert all(chosen[place].shape == one.shape for place, one in made.items())
+            made = {place: chosen[place].to(one.dtype) for place, one in made.items()}
+        drawn.update(made)
+        return list(made.values())
 
-    with mock.patch("feedalign.perturber.perturbation", draw):
+    with mock.patch("feedalign.perturber.perturbations", draw):
         yield drawn
 
 

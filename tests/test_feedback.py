@@ -1,6 +1,7 @@
 """Draws: their distributions within stated standard errors, their order, and what a user may give in their place."""
 
 import math
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -404,13 +405,25 @@ def test_a_counted_draw_leaves_the_global_random_state_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@dataclass(frozen=True, repr=False)
+class Noting(fa.BRSF):
+    """Notes what is drawn for it."""
+
+    drawn: list[Tensor] = field(default_factory=list, compare=False)
+
+    def feedback_weight(self, weight: Tensor, drawn: Tensor | None) -> Tensor:
+        assert drawn is not None
+        self.drawn.append(drawn)
+        return super().feedback_weight(weight, drawn)
+
+
 def test_layers_of_one_shape_have_magnitudes_of_their_own() -> None:
-    problem = Problem(widths=(6, 6, 6, 6, 6))
+    problem, rule = Problem(widths=(6, 6, 6, 6, 6)), Noting()
     model = problem.model()
-    handle = fa.attach(model, fa.BRSF(), example_inputs=problem.inputs())
+    fa.attach(model, rule, example_inputs=problem.inputs())
     gradients_after_step(model, problem)
-    held = [handle.store.drawn(f"fc{layer}", model.get_submodule(f"fc{layer}").weight) for layer in (2, 3, 4)]
-    assert len(torch.stack(held).unique(dim=0)) == 3
+    assert len(rule.drawn) == 3
+    assert len(torch.stack(rule.drawn).unique(dim=0)) == 3
 
 
 def test_attach_itself_leaves_the_global_random_state_alone() -> None:

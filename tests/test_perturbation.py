@@ -6,9 +6,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from feedalign.perturbation import _BLOCK, _drawn_on_device, mixed, perturbation
+from feedalign.perturbation import (
+    _BLOCK,
+    _ENOUGH_BLOCKS,
+    _drawn_on_device,
+    magnitude,
+    mixed,
+    perturbation,
+    perturbations,
+)
 
-DISTRIBUTIONS = ("normal", "rademacher")
+DISTRIBUTIONS = ("normal", "rademacher", "uniform")
 every_distribution = pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 Draw = Callable[[Tensor, int, Tensor, int, str], Tensor]
 
@@ -19,7 +27,7 @@ def clock(seed: int = 5, counter: int = 1) -> Tensor:
 
 def on_device(like: Tensor, num: int, at: Tensor, stream: int, distribution: str) -> Tensor:
     """What other devices than the CPU draw, drawn here."""
-    return _drawn_on_device((num, *like.shape), like, at, stream, distribution == "rademacher")
+    return _drawn_on_device((num, *like.shape), like, at, stream, distribution, 0)
 
 
 every_draw = pytest.mark.parametrize("draw", [perturbation, on_device])
@@ -111,6 +119,58 @@ def test_normal_numbers_have_the_moments_of_the_normal_distribution(draw: Draw, 
     for limit, probability in ((0.5, 0.38292), (1.0, 0.68269), (2.0, 0.95450), (3.0, 0.99730)):
         found = float((z.abs() < limit).double().mean())
         assert abs(found - probability) < 5 * (probability * (1 - probability) / z.numel()) ** 0.5 + rounding
+
+
+@every_draw
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_uniform_numbers_have_the_moments_of_their_distribution(draw: Draw, dtype: torch.dtype) -> None:
+    """Within 5 standard errors; their largest gap to the law (Kolmogorov-Smirnov) exceeds 2.2 with chance 1e-4."""
+    drawn = draw(torch.empty(500, 400, dtype=dtype), 1, clock(), 1, "uniform")
+    assert drawn.dtype == dtype
+    x = drawn.double().flatten()
+    assert float(x.abs().max()) <= 1
+    rounding = 2e-3 if dtype == torch.bfloat16 else 0.0
+    for power, (mean, variance) in {1: (0, 1 / 3), 2: (1 / 3, 4 / 45), 4: (1 / 5, 16 / 225)}.items():
+        assert abs(float((x**power).mean()) - mean) < 5 * (variance / x.numel()) ** 0.5 + rounding, power
+    law = (x.sort().values + 1) / 2
+    gap = (law - torch.linspace(0, 1, x.numel(), dtype=torch.float64)).abs().max()
+    assert float(gap) < 2.2 / x.numel() ** 0.5 + rounding
+
+
+def test_uniform_numbers_fill_all_their_levels_about_zero_and_leave_it_out() -> None:
+    """Of 2^16 levels, 64 draws for each miss one with chance 2^16 exp(-64)."""
+    drawn = perturbation(torch.empty(2**22), 1, clock(), 1, "uniform")
+    levels, counts = drawn.mul(2.0**15).add(0.5).unique(return_counts=True)
+    assert torch.equal(levels, torch.arange(-(2**15) + 1, 2**15 + 1, dtype=torch.float32))
+    assert float(counts.double().var()) < 64 * 1.1
+
+
+@every_distribution
+@pytest.mark.parametrize("width", [3, 2**9], ids=["one thread", "threads"])
+def test_tensors_drawn_together_have_the_numbers_of_each_alone(distribution: str, width: int) -> None:
+    likes = [torch.empty(_ENOUGH_BLOCKS, width), torch.empty(0), torch.empty(width, width, dtype=torch.float64)]
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        together = perturbations(likes, 8, clock(), 5, distribution)
+    finally:
+        torch.set_num_threads(threads)
+    alone = [perturbation(like, 8, clock(), place, distribution) for place, like in enumerate(likes, 5)]
+    assert all(map(torch.equal, together, alone))
+    assert [drawn.dtype for drawn in together] == [like.dtype for like in likes]
+
+
+def test_magnitudes_are_those_of_torchs_own_weights_and_the_same_for_all_processes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weight = torch.empty(40, 3, 5, 5, dtype=torch.float64)
+    drawn = magnitude(weight, clock(), 7)
+    assert (drawn.shape, drawn.dtype) == (weight.shape, weight.dtype)
+    assert 0.99 / 75**0.5 < float(drawn.abs().max()) <= 1 / 75**0.5
+    apart = perturbation(weight, 1, clock(), 7, "normal")
+    monkeypatch.setattr("feedalign.perturbation._rank", lambda: 1)
+    assert torch.equal(magnitude(weight, clock(), 7), drawn)
+    assert not torch.equal(perturbation(weight, 1, clock(), 7, "normal"), apart)
 
 
 @every_draw
@@ -223,7 +283,7 @@ def test_a_batch_of_models_may_lie_along_any_axis(distribution: str, in_dims: tu
 @every_distribution
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_torch_finds_the_operation_in_order(distribution: str, dtype: torch.dtype) -> None:
-    arguments = (torch.empty(3, 4, dtype=dtype), 2, clock(), 1, distribution == "rademacher")
+    arguments = (torch.empty(3, 4, dtype=dtype), 2, clock(), 1, distribution, 0)
     torch.library.opcheck(torch.ops.feedalign.perturbation.default, arguments)
 
 

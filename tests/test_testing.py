@@ -470,7 +470,8 @@ def test_a_clock_that_does_not_travel_with_the_state_dict_is_seen(monkeypatch: p
 
 def test_perturbations_from_the_global_random_state_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "feedalign.perturber.perturbation", lambda like, num, *place: torch.randn(num, *like.shape, dtype=like.dtype)
+        "feedalign.perturber.perturbations",
+        lambda likes, num, *place: [torch.randn(num, *like.shape, dtype=like.dtype) for like in likes],
     )
     with pytest.raises(AssertionError, match="a step draws from the global random state"):
         check_rule(fa.WeightPerturbed())

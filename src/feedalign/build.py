@@ -15,7 +15,7 @@ from feedalign.feedback import Draw, Projection
 from feedalign.handle import Handle
 from feedalign.hooks import LayerHook, OutputHook, PointHook
 from feedalign.late import LateGradients, child_path, delays_of
-from feedalign.layerwise import Gate
+from feedalign.layerwise import OF_LAYERS, Gate, Return
 from feedalign.linear_like import adjoint_of, forward_weight
 from feedalign.perturbing import carry_hooks, perturber_for
 from feedalign.placement import Placement, error_axis_of
@@ -148,9 +148,7 @@ def _fill(
         share = wiring.shares.get(name)
         if share is None or share.holder == name:
             _hold(store, keys[name], matrix, rule_at.get(name))
-    redrawn = [keys[name] for name, gate in plan.gated.items() if gate.rule.redraws]
-    store.redraw_at_every_forward(redrawn)
-    if redrawn or has_clock(plan):
+    if has_clock(plan):
         store.start_clock(int(torch.randint(2**62, (), generator=draws)))
     reference = next((p for p in plan.model.parameters() if p.is_floating_point()), None)
     if reference is not None:
@@ -212,8 +210,8 @@ def _hook(plan: Blueprint, circuit: Circuit, keys: dict[str, str]) -> list[Remov
         model.get_submodule(module).register_forward_hook(PointHook(circuit, module))
         for module in dict.fromkeys(s.module for s in circuit.sites)
     ]
-    for name, gate in plan.gated.items():
-        hooks += _gate(model.get_submodule(name), circuit, name, keys[name], gate.rule)
+    for place, (name, gate) in enumerate(plan.gated.items(), OF_LAYERS):
+        hooks += _gate(model.get_submodule(name), circuit, name, keys[name], gate.rule, place)
     for layer in layer_names(receiver.point for receiver in circuit.weights):
         if layer:
             hooks.append(model.get_submodule(layer).register_forward_pre_hook(LayerHook(circuit, layer)))
@@ -228,10 +226,10 @@ def _hook(plan: Blueprint, circuit: Circuit, keys: dict[str, str]) -> list[Remov
     return hooks
 
 
-def _gate(layer: nn.Module, circuit: Circuit, name: str, key: str, rule: LayerwiseRule) -> list[Removable]:
+def _gate(layer: nn.Module, circuit: Circuit, name: str, key: str, rule: LayerwiseRule, place: int) -> list[Removable]:
     adjoint = adjoint_of(layer)
     assert adjoint is not None
-    gate = Gate(circuit, name, key, rule, adjoint)
+    gate = Gate(circuit, name, key, Return(rule, adjoint, place))
     return [
         layer.register_forward_pre_hook(gate.enter, with_kwargs=True),
         layer.register_forward_hook(gate.leave),

@@ -28,7 +28,7 @@ from feedalign.late import LateGradients
 from feedalign.perturber import Perturber
 from feedalign.placement import FeatureAxis
 from feedalign.ranks import Shards, refuse_traced, refuse_untold
-from feedalign.receivers import DirectReceiver, WeightReceiver
+from feedalign.receivers import DirectReceiver, Receiver, WeightReceiver
 from feedalign.store import FeedbackStore
 from feedalign.streaming import Stream
 from feedalign.tangents import CallKey
@@ -249,15 +249,19 @@ class Circuit:
         if self.stream is not None and streams(site):
             self._teach_now(self.stream, site, activation)
         elif site.receiver is not None:
-            site.receiver.check(activation.shape)
-            if not activation.requires_grad:
-                refuse_untaught(self.model, site.label, site.parameters)
-            if self.shards.parts:
-                self.shards.gather_for(activation)
-            self.taps[site.key] = activation
-            if site.key in self.read:
-                self.versions[site.key] = version_of(activation)
+            self._collect(site, site.receiver, activation)
         return onward
+
+    def _collect(self, site: Site, receiver: Receiver, activation: Tensor) -> None:
+        """Keep the tap of a point until the output is there."""
+        receiver.check(activation.shape)
+        if not activation.requires_grad:
+            refuse_untaught(self.model, site.label, site.parameters)
+        if self.shards.parts:
+            self.shards.gather_for(activation)
+        self.taps[site.key] = activation
+        if site.key in self.read:
+            self.versions[site.key] = version_of(activation)
 
     def note_alias(self, module: str, activation: Tensor) -> None:
         """Note a point that works in place: whoever still holds what it was given holds its activation, uncut."""

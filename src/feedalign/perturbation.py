@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from feedalign.feedback import counter_uniform
+from feedalign.transforms import is_plain
 
 _MASK = (1 << 64) - 1
 # The bit pattern of 1.0 in single precision, and its sign bit.
@@ -39,27 +41,20 @@ def _rank() -> int:
 
 
 @torch.library.custom_op("feedalign::perturbation", mutates_args=())
-def _perturbation(like: Tensor, num: int, clock: Tensor, stream: int, signs: bool) -> Tensor:
+def _perturbation(like: Tensor, num: int, clock: Tensor, stream: int, kind: str, rank: int) -> Tensor:
     """Opaque to torch.compile, which cannot trace generators; eager and compiled code draw the same numbers."""
-    shape = (num, *like.shape)
-    if like.device.type != "cpu":
-        return _drawn_on_device(shape, like, clock, stream, signs)
-    seed, counter = clock.tolist()
-    key = mixed(seed, counter, stream, _rank())
-    if signs:
-        return _signs(shape, Generator().manual_seed(key)).to(like.dtype)
-    return _normal(shape, like.dtype, key)
+    return _drawn([like], num, clock, stream, kind, rank)[0]
 
 
 @_perturbation.register_fake
-def _(like: Tensor, num: int, clock: Tensor, stream: int, signs: bool) -> Tensor:
-    del clock, stream, signs
+def _(like: Tensor, num: int, clock: Tensor, stream: int, kind: str, rank: int) -> Tensor:
+    del clock, stream, kind, rank
     return like.new_empty((num, *like.shape))
 
 
 @_perturbation.register_vmap
 def _(
-    info: Any, in_dims: tuple[int | None, ...], like: Tensor, num: int, clock: Tensor, stream: int, signs: bool
+    info: Any, in_dims: tuple[int | None, ...], like: Tensor, num: int, clock: Tensor, stream: int, kind: str, rank: int
 ) -> tuple[Tensor, int]:
     """Each model of a batch of them draws with its own clock; models that share one draw apart by their number."""
     lanes = []
@@ -67,43 +62,106 @@ def _(
         shape = like if in_dims[0] is None else like.select(in_dims[0], lane)
         own = clock if in_dims[2] is None else clock.select(in_dims[2], lane)
         place = stream if in_dims[2] is not None else stream + (lane + 1) * 4096
-        lanes.append(_perturbation(shape, num, own, place, signs))
+        lanes.append(_perturbation(shape, num, own, place, kind, rank))
     return torch.stack(lanes), 0
 
 
-def perturbation(like: Tensor, num: int, clock: Tensor, stream: int, distribution: str) -> Tensor:
-    """Draw perturbations for one tensor.
+def perturbations(
+    likes: Sequence[Tensor], num: int, clock: Tensor, first_stream: int, distribution: str
+) -> list[Tensor]:
+    """Draw perturbations for several tensors.
 
     Args:
-        like: What is perturbed; its shape, dtype and device count.
-        num: How many, K.
+        likes: What is perturbed; their shapes, dtypes and devices count.
+        num: How many for each, K.
         clock: Seed and counter, int64 `[2]`; the same clock gives the same numbers.
-        stream: Number of the place, so that places differ.
+        first_stream: Number of the first's place; the others have those that follow.
         distribution: `"normal"` or `"rademacher"`.
 
     Returns:
-        `[K, *like.shape]`. On other devices than the CPU other numbers than there, without waiting for the device.
+        `[K, *like.shape]` for each. On other devices than the CPU other numbers than there, without waiting for the
+        device.
     """
-    drawn: Tensor = _perturbation(like.detach(), num, clock, stream, distribution == "rademacher")
+    return _placed(likes, num, clock, first_stream, distribution, _rank())
+
+
+def perturbation(like: Tensor, num: int, clock: Tensor, stream: int, distribution: str) -> Tensor:
+    """Draw perturbations for one tensor; see `perturbations`."""
+    return perturbations([like], num, clock, stream, distribution)[0]
+
+
+def magnitude(weight: Tensor, clock: Tensor, stream: int) -> Tensor:
+    """Draw what sign-symmetric feedback takes for the size of a weight, the same on all processes.
+
+    Args:
+        weight: The weight, `[out, in, ...]`; its shape, dtype and device count.
+        clock: Seed and counter, int64 `[2]`.
+        stream: Number of the place.
+
+    Returns:
+        Entries from `U(+-1 / sqrt(fan_in))`, of the weight's shape; on the CPU, on 2^16 levels.
+    """
+    unit = _placed([weight], 1, clock, stream, "uniform", 0)[0][0]
+    return unit.mul_(1 / math.sqrt(math.prod(weight.shape[1:])))
+
+
+def _placed(likes: Sequence[Tensor], num: int, clock: Tensor, first_stream: int, kind: str, rank: int) -> list[Tensor]:
+    likes = [like.detach() for like in likes]
+    # In plain eager code without the operator, which takes as long as a small draw.
+    if type(clock) is Tensor and is_plain():
+        return _drawn(likes, num, clock, first_stream, kind, rank)
+    return [_perturbation(like, num, clock, place, kind, rank) for place, like in enumerate(likes, first_stream)]
+
+
+def _drawn(likes: Sequence[Tensor], num: int, clock: Tensor, first_stream: int, kind: str, rank: int) -> list[Tensor]:
+    shapes = [(num, *like.shape) for like in likes]
+    if any(like.device.type != "cpu" for like in likes):
+        return [
+            _drawn_on_device(shape, like, clock, place, kind, rank)
+            for place, (shape, like) in enumerate(zip(shapes, likes, strict=True), first_stream)
+        ]
+    seed, counter = clock.tolist()
+    keys = [mixed(seed, counter, first_stream + number, rank) for number in range(len(likes))]
+    if kind == "rademacher":
+        signs = (_signs(shape, Generator().manual_seed(key)) for shape, key in zip(shapes, keys, strict=True))
+        return [drawn.to(like.dtype) for drawn, like in zip(signs, likes, strict=True)]
+    drawn = [torch.empty(shape, dtype=like.dtype) for shape, like in zip(shapes, likes, strict=True)]
+    _fill(_FILLS[kind], drawn, keys)
     return drawn
 
 
-def _normal(shape: tuple[int, ...], dtype: torch.dtype, key: int) -> Tensor:
+def _fill(fill: Callable[[Tensor, Generator], object], drawn: list[Tensor], keys: list[int]) -> None:
     """Blocks of a fixed size with a generator each, so that the numbers do not depend on how many threads fill them."""
-    drawn = torch.empty(shape, dtype=dtype)
-    blocks = drawn.view(-1).split(_BLOCK)
+    blocks = [
+        (block, mixed(key, number))
+        for tensor, key in zip(drawn, keys, strict=True)
+        for number, block in enumerate(tensor.view(-1).split(_BLOCK))
+    ]
 
-    def fill(number: int) -> None:
-        blocks[number].normal_(generator=Generator().manual_seed(mixed(key, number)))
+    def fill_block(given: tuple[Tensor, int]) -> None:
+        fill(given[0], Generator().manual_seed(given[1]))
 
     # Torch fills a tensor in one thread whatever its size. Threads of ours pay where that takes longer than torch's own
     # go on spinning after their last operation, which hold the cores for about a millisecond.
     if len(blocks) < _ENOUGH_BLOCKS or torch.get_num_threads() == 1:
-        for number in range(len(blocks)):
-            fill(number)
+        for block in blocks:
+            fill_block(block)
     else:
-        list(_threads(os.getpid(), torch.get_num_threads()).map(fill, range(len(blocks))))
-    return drawn
+        list(_threads(os.getpid(), torch.get_num_threads()).map(fill_block, blocks))
+
+
+def _fill_normal(block: Tensor, generator: Generator) -> None:
+    block.normal_(generator=generator)
+
+
+def _fill_uniform(block: Tensor, generator: Generator) -> None:
+    """The middles of 2^16 equal parts of -1 to 1: four numbers of a word, which takes as long as one drawn by torch."""
+    words = torch.empty(-(-block.numel() // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    levels = words.view(torch.int16)[: block.numel()]
+    block.copy_(levels).add_(0.5).mul_(2.0**-15)
+
+
+_FILLS = {"normal": _fill_normal, "uniform": _fill_uniform}
 
 
 @functools.lru_cache(maxsize=1)
@@ -121,13 +179,15 @@ def _signs(shape: tuple[int, ...], generator: Generator) -> Tensor:
     return bits.bitwise_and_(_SIGN).bitwise_or_(_ONE).view(torch.float32).flatten()[:size].reshape(shape)
 
 
-def _drawn_on_device(shape: tuple[int, ...], like: Tensor, clock: Tensor, stream: int, signs: bool) -> Tensor:
+def _drawn_on_device(shape: tuple[int, ...], like: Tensor, clock: Tensor, stream: int, kind: str, rank: int) -> Tensor:
     """Counter-based numbers: the clock is read on the device."""
     # Place and rank go into the seed, so that no place draws at one forward what another did at the one before.
-    seed, place = clock[0] ^ (mixed(stream, _rank()) >> 2), 2 * clock[1]
+    seed, place = clock[0] ^ (mixed(stream, rank) >> 2), 2 * clock[1]
     size = (math.prod(shape),)
     first = counter_uniform(size, seed, place)
-    if signs:
+    if kind == "uniform":
+        return first.to(like.dtype).reshape(shape)
+    if kind == "rademacher":
         return torch.where(first < 0, -1.0, 1.0).to(like.dtype).reshape(shape)
     radius = (-2 * ((1 + first) / 2).clamp_(min=2**-25).log_()).sqrt_()
     angle = math.pi * counter_uniform(size, seed, place + 1)

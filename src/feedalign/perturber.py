@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from feedalign.errors import FeedbackShapeError, TangentLostError, UntaughtLayerError
-from feedalign.perturbation import perturbation
+from feedalign.perturbation import perturbations
 from feedalign.store import FeedbackStore
 from feedalign.tangents import CallKey, Carrier
 
@@ -69,11 +69,12 @@ class Perturber:
         self.clock = self.store.clock()
         owned = dict(self.model.named_parameters()) if self.parameters else {}
         num_samples = _num_samples(args) if self.per_sample else None
-        for number, name in enumerate(self.parameters, start=_FIRST_PARAMETER):
-            like = _found(owned, name).detach()
-            if num_samples is not None:
-                like = like.expand(num_samples, *like.shape)
-            self.directions[name] = self._draw(like, number, self.distribution)
+        likes = [_found(owned, name).detach() for name in self.parameters]
+        if num_samples is not None:
+            likes = [like.expand(num_samples, *like.shape) for like in likes]
+        # All at once: together they are worth a thread for each core.
+        drawn = self._draw(likes, _FIRST_PARAMETER, self.distribution)
+        self.directions = dict(zip(self.parameters, drawn, strict=True))
         if self.carrier is not None:
             self.carrier.begin(self.directions)
 
@@ -98,7 +99,7 @@ class Perturber:
         activation, tangent = self.carrier.arrive(call, activation)
         # What was drawn ahead is in the tangent already.
         if call in self.points and call not in self.drawn:
-            drawn = self._draw(activation, self.streams[call], self.points[call]).flatten(0, 1)
+            drawn = self._draw([activation], self.streams[call], self.points[call])[0].flatten(0, 1)
             self.drawn[call] = drawn
             if call not in self.local:
                 tangent = drawn if tangent is None else tangent + drawn
@@ -116,7 +117,7 @@ class Perturber:
         """
         if call not in self.points or call in self.local:
             return None
-        drawn = self._draw(activation, self.streams[call], self.points[call])[0]
+        drawn = self._draw([activation], self.streams[call], self.points[call])[0][0]
         self.drawn[call] = drawn
         return drawn
 
@@ -151,13 +152,14 @@ class Perturber:
                 "ran without forward-mode derivatives, e.g. compiled on its own, or under detach() or no_grad()."
             )
         if self.perturbs_output:
-            self.at_output = self._draw(output, 0, self.distribution).flatten(0, 1)
+            self.at_output = self._draw([output], 0, self.distribution)[0].flatten(0, 1)
             tangent = tangent + self.at_output
         return (output.detach() if self.parameters else output), tangent
 
-    def _draw(self, like: Tensor, stream: int, distribution: str) -> Tensor:
+    def _draw(self, likes: Sequence[Tensor], first_stream: int, distribution: str) -> list[Tensor]:
+        """For each `[K, *like.shape]`."""
         assert self.clock is not None
-        return perturbation(like, self.num_perturbations, self.clock, stream, distribution)
+        return perturbations(likes, self.num_perturbations, self.clock, first_stream, distribution)
 
 
 def _found(owned: Mapping[str, Tensor], name: str) -> Tensor:

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from feedalign.feedback import counter_uniform
-
 if TYPE_CHECKING:
     from feedalign.handle import Handle
 
@@ -31,7 +29,6 @@ class FeedbackStore(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.redrawn: dict[str, int] = {}
         self.has_clock = False
 
     def forward(self, activation: Tensor) -> Tensor:
@@ -74,10 +71,6 @@ class FeedbackStore(nn.Module):
         # A new tensor, not an in-place step: a graph may still hold the one before.
         setattr(self, key, feedback)
 
-    def redraw_at_every_forward(self, keys: list[str]) -> None:
-        """Draw the feedback of these keys anew at every forward, by the clock."""
-        self.redrawn = {key: position for position, key in enumerate(keys)}
-
     def start_clock(self, seed: int) -> None:
         """Hold a seed and a count of forwards, from which random numbers are made."""
         self.has_clock = True
@@ -98,13 +91,6 @@ class FeedbackStore(nn.Module):
         """Return the feedback held under a key."""
         held = self._buffers.get(key)
         return getattr(self, key) if held is None else held
-
-    def drawn(self, key: str, weight: Tensor) -> Tensor | None:
-        """Return what is drawn for a layer at this forward, of the weight's shape and dtype; None if nothing is."""
-        if key in self.redrawn:
-            stream = self.counter * len(self.redrawn) + self.redrawn[key]
-            return counter_uniform(tuple(weight.shape), self.seed, stream).to(weight.dtype)
-        return self.feedback(key) if key in self._buffers else None
 
 
 def key_of(label: str, taken: set[str]) -> str:

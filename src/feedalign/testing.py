@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -167,10 +167,11 @@ def _perturb_as_in_the_whole(handle: Handle, samples: slice, num_samples: int) -
         return
     draw, parameters = perturber._draw, set(perturber.parameters)
 
-    def draw_part(like: Tensor, stream: int, distribution: str) -> Tensor:
+    def draw_part(likes: Sequence[Tensor], first_stream: int, distribution: str) -> list[Tensor]:
         if parameters and not perturber.per_sample:
-            return draw(like, stream, distribution)
-        return draw(like.new_empty(num_samples, *like.shape[1:]), stream, distribution)[:, samples]
+            return draw(likes, first_stream, distribution)
+        whole = [like.new_empty(num_samples, *like.shape[1:]) for like in likes]
+        return [drawn[:, samples] for drawn in draw(whole, first_stream, distribution)]
 
     perturber._draw = draw_part  # type: ignore[method-assign]
 

@@ -25,6 +25,11 @@ def inside_transform() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def is_plain() -> bool:
+    """Whether what runs is neither being compiled nor transformed."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is None
+
+
 def forget_compiled_code() -> None:
     """Throw compiled code away: torch does not notice hooks that come or go, and would run on without the rule."""
     if "torch._dynamo" in sys.modules:
@@ -100,8 +105,7 @@ def node_of(function: type[torch.autograd.Function], *arguments: object) -> Tens
     Returns:
         What its `forward` returns.
     """
-    is_plain = not torch.compiler.is_compiling() and not inside_transform()
-    apply = super(torch.autograd.Function, function).apply if is_plain else function.apply  # type: ignore[misc]
+    apply = super(torch.autograd.Function, function).apply if is_plain() else function.apply  # type: ignore[misc]
     made: Tensor = apply(*arguments)
     return made
 

@@ -93,7 +93,7 @@ def _held(plan: Blueprint, placements: dict[str, Placement], projection: Project
     with_matrix = [candidate.rule for candidate in plan.candidates if candidate.label in placements]
     learned = [keeps_as_parameter(rule) for rule in with_matrix] if projection is None else []
     gates = [gate.rule for gate in plan.gated.values()]
-    is_clocked = has_clock(plan) or any(rule.redraws for rule in gates)
+    is_clocked = has_clock(plan)
     is_late = any(isinstance(rule, DirectRule) and rule.limits.delay for rule in with_matrix)
     has_buffers = is_clocked or is_late or not all(learned) or any(map(is_drawn, gates))
     kinds: dict[Held, bool] = {"buffers": has_buffers, "parameters": any(learned)}
@@ -108,13 +108,13 @@ def keeps_as_parameter(rule: Rule) -> bool:
 
 
 def has_clock(plan: Blueprint) -> bool:
-    """Whether a rule draws in every forward: perturbations, or what its limits draw."""
-    return any(
-        rule.limits.draws or isinstance(rule, Perturbing)
-        if isinstance(rule, DirectRule)
-        else isinstance(rule, (Perturbing, WeightRule))
-        for rule in plan.rules.values()
-    )
+    """Whether a rule draws in every forward: perturbations, what its limits draw, or feedback."""
+    return any(map(_draws_in_forward, plan.rules.values())) or any(gate.rule.redraws for gate in plan.gated.values())
+
+
+def _draws_in_forward(rule: Rule) -> bool:
+    limited = isinstance(rule, DirectRule) and rule.limits.draws
+    return limited or isinstance(rule, (Perturbing, WeightRule))
 
 
 def _refuse_projection(plan: Blueprint) -> None:

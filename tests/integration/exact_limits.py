@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
 import feedalign as fa
-from feedalign import perturber
 from feedalign.rules.forward_gradient import SlopeRule
 from integration.by_hand import activations
-from integration.gradients import Gradients, assert_same_gradients, draws_recorded, own_gradients, step
+from integration.gradients import Gradients, assert_same_gradients, draws_given, draws_recorded, own_gradients, step
 from integration.random_models import Architecture, RandomModel, data_for
 
 TOLERANCE = 1e-9
@@ -139,7 +137,7 @@ def _with_basis(architecture: Architecture, rule: fa.Rule) -> nn.Module | None:
         made = [part[:, None].expand(-1, len(x), *part.shape[1:]).contiguous() for part in made]
     model = RandomModel(architecture)
     fa.attach(model, replace(rule, num_perturbations=sum(sizes)), example_inputs=x)
-    with mock.patch.object(perturber, "perturbation", side_effect=made):
+    with draws_given(made):
         _gradients(model, architecture)
     return model
 

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 import feedalign as fa
 from feedalign import perturber
+from feedalign.layerwise import Gate
+from feedalign.perturbation import magnitude
 from feedalign.rules import LearnedRule
 
 Gradients = dict[str, Tensor | None]
@@ -112,13 +114,14 @@ def set_clock(model: nn.Module, like: nn.Module) -> None:
 def draws_recorded() -> Iterator[list[Tensor]]:
     """Collect what a forward draws, `[K, ...]`: for parameters in the model's order, at points as they fire."""
     drawn: list[Tensor] = []
-    draw = perturber.perturbation
+    draw = perturber.perturbations
 
-    def record(*args: Any) -> Tensor:
-        drawn.append(draw(*args))
-        return drawn[-1]
+    def record(*args: Any) -> list[Tensor]:
+        made = draw(*args)
+        drawn.extend(made)
+        return made
 
-    with mock.patch.object(perturber, "perturbation", record):
+    with mock.patch.object(perturber, "perturbations", record):
         yield drawn
 
 
@@ -126,16 +129,22 @@ def draws_recorded() -> Iterator[list[Tensor]]:
 def draws_given(drawn: Sequence[Tensor]) -> Iterator[None]:
     """Let a forward draw these numbers, in its own precision and on its own device."""
     given = iter(drawn)
-    with mock.patch.object(perturber, "perturbation", lambda like, *args: next(given).to(like)):
+    with mock.patch.object(perturber, "perturbations", lambda likes, *args: [next(given).to(like) for like in likes]):
         yield
 
 
 def layerwise_feedback(model: nn.Module, layers: Sequence[nn.Module]) -> list[Tensor]:
     """What was drawn for each layer; where there is none, weights that show at once if a layer below learns by them."""
-    store = fa.handle_of(model).store
-    names = {module: name.replace(".", "_") for name, module in model.named_modules()}
-    drawn = [store.drawn(names[layer], layer.weight) for layer in layers]
-    return [
-        torch.full_like(layer.weight.detach(), 7.0) if one is None else one
-        for layer, one in zip(layers, drawn, strict=True)
-    ]
+    return [_drawn_for(layer) for layer in layers]
+
+
+def _drawn_for(layer: nn.Module) -> Tensor:
+    gate = next((hook.__self__ for hook in layer._forward_hooks.values() if _is_gates(hook)), None)
+    held = () if gate is None else gate._held()
+    if not held:
+        return torch.full_like(layer.weight.detach(), 7.0)
+    return magnitude(layer.weight.detach(), held[0], gate.back.place) if gate.rule.redraws else held[0]
+
+
+def _is_gates(hook: object) -> bool:
+    return isinstance(getattr(hook, "__self__", None), Gate)

@@ -11,7 +11,7 @@ from torch import nn
 
 import feedalign as fa
 from attach.models import Convolutional, Functional, Perceptron, batch, images, sequential
-from feedalign.rules import DirectRule
+from feedalign.rules import DirectRule, LayerwiseRule
 from integration.gradients import (
     ALL_RULES,
     AVERAGED,
@@ -134,7 +134,7 @@ def test_loading_between_forward_and_backward_is_noticed(rule: fa.Rule) -> None:
     step(untouched, x, y)
     loss = nn.functional.cross_entropy(model(x), y)
     model.load_state_dict(with_seed(2, rule).state_dict())
-    sends_weights_back = (fa.Backprop, fa.NoisyBackprop, fa.FA)
+    sends_weights_back = (fa.Backprop, fa.NoisyBackprop, LayerwiseRule)
     if isinstance(rule, (*sends_weights_back, DirectRule, fa.LocalGreedy)):
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             loss.backward()
@@ -173,3 +173,20 @@ def test_a_shard_of_a_checkpoint_may_hold_a_part_of_the_feedback() -> None:
     for key, value in model.state_dict().items():
         fresh.load_state_dict({key: value}, strict=False)
     assert_same_gradients(gradients_of_step(fresh, x, y), gradients_of_step(model, x, y), tolerance=0)
+
+
+@pytest.mark.parametrize("rule", [fa.FA(), fa.USF()], **names)
+def test_weights_may_change_before_the_backward_where_errors_go_back_without_them(rule: fa.Rule) -> None:
+    """As in a pipeline, where the next batch's update comes first; the layers' own gradients need no weights."""
+    model, untouched = with_seed(1, rule), with_seed(1, rule)
+    step(untouched, x, y)
+    loss = nn.functional.cross_entropy(model(x), y)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    if rule.weight_transport:
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+        return
+    loss.backward()
+    assert_same_gradients(gradients(model), gradients(untouched), tolerance=0)

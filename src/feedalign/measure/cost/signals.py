@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -123,12 +124,13 @@ def of_gate(node: Any, recording: Recording) -> Work | None:
     """Return what a layer's feedback weight costs, if a node is that of one."""
     if not _is(node, Reroute):
         return None
-    (feedback,) = node.saved_tensors
     grad = _zeros(node._input_metadata[0])
     with torch.no_grad():
-        made, macs, moved = _run(recording, lambda: node.adjoint(grad, feedback.to(grad.dtype), node.shape), "errors")
+        feedback = node.back.feedback(node.saved_tensors)
+        product = partial(node.back.adjoint, grad, feedback.to(grad.dtype), node.shape)
+        made, macs, moved = _run(recording, product, "errors")
     if storage_of(feedback) not in recording.feedback:
-        # Made of the weight at each forward: moved as feedback all the same, and written first.
+        # Made of the weight at each backward: moved as feedback all the same, and written first.
         size = num_bytes(feedback)
         moved += Movement(feedback_read=size, feedback_written=size, errors_read=-size)
     return macs, moved + writing("errors", _size([made]))
@@ -180,11 +182,7 @@ def edges_of(node: Any, points: frozenset[str]) -> list[tuple[Node, int]]:
     sizes = [sum(counts) + 1 for counts in node.counts]
     taps = accumulate(sizes, initial=len(node.next_functions) - sum(sizes) - 1)
     next(taps)
-    return [
-        (node, tap)
-        for tap, receiver in zip(taps, node.plan.receivers, strict=True)
-        if receiver.point in points
-    ]
+    return [(node, tap) for tap, receiver in zip(taps, node.plan.receivers, strict=True) if receiver.point in points]
 
 
 def all_at(node: Any, points: frozenset[str]) -> bool:
