@@ -374,8 +374,8 @@ class AddsNothingFinite(Noise):
 
 @dataclass(frozen=True)
 class HasHeadsForTheSum(fa.LocalGreedy):
-    def local_error(self, error: Tensor, output: Tensor, local_output: Tensor) -> Tensor:
-        return len(error) * super().local_error(error, output, local_output)
+    def local_error(self, targets: Tensor, scale: Tensor, local_output: Tensor) -> Tensor:
+        return len(targets) * super().local_error(targets, scale, local_output)
 
 
 @pytest.mark.parametrize(

@@ -336,20 +336,29 @@ class HeadReceiver(Receiver):
     def _error(self, arrival: Arrival, tap: Tap) -> Tensor:
         """Error of the head, `[rows, C]`."""
         weight, bias = tap.held
-        activation, output = tap.activation, arrival.seen()
+        activation = tap.activation
         assert activation is not None
-        assert output is not None
 
         def make() -> Tensor:
-            local = self._rows(activation.to(weight.dtype)) @ weight.T + bias
-            place = self.placement
-            return self.rule.local_error(place.rows(arrival.features()), place.rows(output), local).to(weight.dtype)
+            local = torch.addmm(bias, self._rows(activation.to(weight.dtype)), weight.T)
+            return self.rule.local_error(*self._targets(arrival), local).to(weight.dtype)
 
         return arrival.once(self, make)
 
+    def _targets(self, arrival: Arrival) -> tuple[Tensor, Tensor]:
+        """Targets `[rows, C]` and scale `[rows, 1]`, read once for all heads that have the error's positions alike."""
+        output, place = arrival.seen(), self.placement
+        assert output is not None
+        read = arrival.once(
+            (id(self.rule), place.layout),
+            lambda: torch.cat(self.rule.targets(place.rows(arrival.features()), place.rows(output)), -1),
+        )
+        return read[:, :-1], read[:, -1:]
+
     def _rows(self, tensor: Tensor) -> Tensor:
         """Rows `[rows, D]`; a head of an output without positions sees their mean."""
-        return self.placement.collect(tensor) / self.placement.num_repeats(tuple(tensor.shape))
+        rows, num_repeats = self.placement.collect(tensor), self.placement.num_repeats(tuple(tensor.shape))
+        return rows if num_repeats == 1 else rows / num_repeats
 
 
 @dataclass(frozen=True)

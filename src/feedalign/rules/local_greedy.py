@@ -66,17 +66,27 @@ class LocalGreedy(SlopeRule):
         """Return the rule with its link settled: the user's word first, then the model's last module's."""
         return replace(self, link=self.link or link or "softmax")
 
-    def local_error(self, error: Tensor, output: Tensor, local_output: Tensor) -> Tensor:
-        """Return the error of a head, from the targets and the scale that the error at the output shows.
+    def targets(self, error: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the targets and the loss's scale that the error at the output shows.
 
         Args:
             error: dL/dy, `[..., C]`.
             output: y, `[..., C]`.
-            local_output: Z, of the same shape.
+
+        Returns:
+            Y `[..., C]` and s `[..., 1]`.
+        """
+        return read_targets(error, output, self.link or "softmax")
+
+    def local_error(self, targets: Tensor, scale: Tensor, local_output: Tensor) -> Tensor:
+        """Return the error of a head.
+
+        Args:
+            targets: Y, `[..., C]`.
+            scale: s, `[..., 1]`.
+            local_output: Z, of the targets' shape.
 
         Returns:
             `E^l = s * (link(Z) - Y)`, of the same shape.
         """
-        link = self.link or "softmax"
-        targets, scale = read_targets(error, output, link)
-        return scale * (predict(local_output, link).to(error.dtype) - targets)
+        return scale * (predict(local_output, self.link or "softmax").to(targets.dtype) - targets)
