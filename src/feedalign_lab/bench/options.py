@@ -24,8 +24,9 @@ Examples:
   feedalign bench --device cuda
 """
 _RULES = (
-    "Rules, comma-separated, or all; beside those of feedalign rules: drtp-streaming; biotorch-dfa, biotorch-fa, "
-    "biotorch-usf where that package is installed; on a GPU backprop and dfa with -compiled and -graphs behind."
+    "Rules, comma-separated, or all; beside those of feedalign rules: drtp-streaming; "
+    "fg-a-rademacher and fg-w-rademacher; biotorch-dfa, biotorch-fa, biotorch-usf where that package is installed; on "
+    "a GPU backprop and dfa with -compiled and -graphs behind."
 )
 _ARCHITECTURES = "Of mlp-wide, mlp-deep, cnn, rnn, gru, transformer, recommender, comma-separated, or all."
 _SWEEP = (

@@ -109,6 +109,14 @@ def test_backprop_is_plain_torch_and_streaming_streams() -> None:
     assert streaming.cost.macs < waiting.cost.macs
 
 
+def test_some_are_perturbed_by_signs() -> None:
+    mlp = ARCHITECTURES["mlp-deep"]
+    for name in ("fg-a", "fg-w"):
+        by_signs, by_default = rule_named(f"{name}-rademacher", mlp), rule_named(name, mlp)
+        assert getattr(by_signs, "distribution", None) == "rademacher"
+        assert getattr(by_default, "distribution", None) == "normal"
+
+
 def test_one_output_has_the_link_of_a_sigmoid() -> None:
     recommender = ARCHITECTURES["recommender"]
     for name in ("sign-dfa", "drtp", "lg-fg-a", "drtp-streaming"):
