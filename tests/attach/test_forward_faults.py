@@ -270,6 +270,15 @@ def test_a_layer_replaced_under_a_layerwise_rule_is_refused(rule: fa.Rule) -> No
     assert_says(refusal_of(lambda: model(x)), errors.PointNotFiredError, "fc2", "did not fire")
 
 
+def test_a_layer_called_on_its_own_does_not_count_as_called_in_the_next_forward() -> None:
+    model = Perceptron()
+    fa.attach(model, fa.FA(), example_inputs=x)
+    old = model.fc2
+    model.fc2 = nn.Linear(7, 6)
+    old(torch.zeros(5, 7))
+    assert_says(refusal_of(lambda: model(x)), errors.PointNotFiredError, "fc2", "did not fire")
+
+
 @pytest.mark.parametrize("rule", [*DIRECT, fa.WeightPerturbed()])
 def test_a_layer_unfrozen_after_attach_never_gets_exact_backprop(rule: fa.Rule) -> None:
     model = Perceptron()

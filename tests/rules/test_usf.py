@@ -60,3 +60,17 @@ def test_signs_are_those_of_the_weights_at_the_forward() -> None:
     after = gradients_after_step(model, problem)
     assert_agree(after, gradients_after_step(flipped, problem))
     assert not torch.allclose(after["fc1.weight"], before["fc1.weight"])
+
+
+@pytest.mark.parametrize("rule", [fa.USF(), fa.FRSF(), fa.BRSF()], ids=lambda rule: rule.name)
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+def test_a_weight_of_zero_sends_nothing_back(rule: fa.Rule, zero: float) -> None:
+    """As of a pruned network."""
+    problem = Problem()
+    model = problem.model()
+    with torch.no_grad():
+        model.fc3.weight[:, 1] = zero
+    fa.attach(model, rule, example_inputs=problem.inputs())
+    of_second = gradients_after_step(model, problem)["fc2.weight"]
+    assert of_second[1].abs().max() == 0
+    assert of_second[0].abs().max() > 0
