@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import feedalign as fa
-from benchmarks import lockstep, nerf, recommenders, recurrent, rules, transformer
+from benchmarks import lockstep, nerf, overhead, recommenders, recurrent, rules, transformer
 from benchmarks.contestants import (
     Case,
     ConvCase,
@@ -55,6 +55,7 @@ MODULES = {
     "nerf": nerf,
     "lockstep": lockstep,
     "rules": rules,
+    "overhead": overhead,
 }
 PARTS = ("feedforward", *MODULES)
 

@@ -155,6 +155,16 @@ def _caption(record: Record) -> str:
     )
 
 
+def overhead(record: Record) -> str:
+    """Render what a rule adds to forward and backward of a tiny network."""
+    rows = [
+        [name, *(f"{row[part]:.0f}" for part in ("median", "least", "forward, least", "backward, least"))]
+        for name, row in record["beyond"].items()
+    ]
+    head = ["microseconds more than the model alone", "median", "least", "of it forward", "of it backward"]
+    return f"{table(head, rows)}\n\n{record['network']}, with its loss, one thread, PyTorch {record['torch']}."
+
+
 def costs() -> str:
     """Count a step of every rule on one network: nothing is timed, so that no record is needed."""
     head = ("rule", "limit", "forward", "backward", "feedback", "tangents", "kept", "feedback held")
@@ -194,5 +204,6 @@ FROM_RECORDS: dict[str, Callable[[Record], str]] = {
     "bench-rules#sweeps": sweeps,
     "bench-rules#misses": misses,
     "bench-rules#left-out": left_out,
+    "bench-overhead": overhead,
 }
 """How the record, or a part of it, is rendered."""
