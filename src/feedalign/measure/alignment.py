@@ -13,10 +13,10 @@ from torch.func import functional_call
 
 from feedalign.blocks import layer_of
 from feedalign.errors import AttachError
-from feedalign.handle import Handle, handle_of
+from feedalign.handle import Handle
+from feedalign.measure.attached import attached, points_in
 from feedalign.measure.by_layer import ByLayer
 from feedalign.probe import Inputs, as_arguments, left_as_found
-from feedalign.ranks import refuse_in_pieces
 from feedalign.store import CHILD_NAME
 
 
@@ -66,7 +66,7 @@ class _Gradients:
     weights: dict[str, Tensor] = field(default_factory=dict)
 
 
-def alignment(model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], batch: tuple[Inputs, Any]) -> Alignment:
+def alignment(model: nn.Module | Handle, loss_fn: Callable[[Any, Any], Tensor], batch: tuple[Inputs, Any]) -> Alignment:
     """Measure the angles between an attached rule and backprop on one batch.
 
     The same model runs twice from the same random state, once with the rule suspended. Parameters' `.grad`, random
@@ -74,7 +74,7 @@ def alignment(model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], batch: tu
     as it learns from the error.
 
     Args:
-        model: A model with a rule attached.
+        model: A model with a rule attached to it or to a part of it, or its handle.
         loss_fn: `loss_fn(model(inputs), targets)`, a scalar.
         batch: Inputs, as for `attach(example_inputs=...)`, and targets.
 
@@ -82,13 +82,13 @@ def alignment(model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], batch: tu
         The angles, layer by layer.
 
     Raises:
-        AttachError: No rule is attached, or the batch is no pair of inputs and targets.
+        AttachError: No rule is attached or it was removed, or the batch is no pair of inputs and targets.
+        WrappedModelError: The model is sharded.
 
     Source: the angle of gradients, Bacho & Chu 2024, Fig. 8; of modulatory signals, Frenkel et al. 2021, Fig. 2;
     of teaching signals, Launay et al. 2020, appendix A.
     """
-    handle = handle_of(model)
-    refuse_in_pieces(model)
+    model, handle = attached(model)
     pair: object = batch
     if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not callable(loss_fn):
         raise AttachError(
@@ -96,9 +96,9 @@ def alignment(model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], batch: tu
         )
     ruled = _gradients(model, handle, loss_fn, batch, with_rule=True)
     exact = _gradients(model, handle, loss_fn, batch, with_rule=False)
-    layers = []
+    layers, points = [], points_in(model, handle)
     for layer, weight in exact.weights.items():
-        point = handle.points.get(layer)
+        point = points.get(layer)
         layers.append(
             LayerAlignment(
                 layer,
@@ -179,7 +179,7 @@ def _gradients(
     found = _Gradients()
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     weights = weights_of(parameters)
-    points = set(handle.points.values())
+    points = set(points_in(model, handle).values())
     hooks = _tensor_hooks(model, found, points, list(weights))
     try:
         mode = handle.from_error() if with_rule else handle.suspended()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from feedalign.handle import Handle
 from feedalign.measure.alignment import angle, weight_gradients
 from feedalign.measure.by_layer import ByLayer
 from feedalign.measure.estimates import Batch, Estimator, LossFunction, checked
@@ -46,13 +47,15 @@ class Bias(ByLayer[LayerBias]):
         return "\n".join(lines)
 
 
-def bias(model: nn.Module, loss_fn: LossFunction, batch: Batch, *, num_draws: int = 100, seed: int = 0) -> Bias:
+def bias(
+    model: nn.Module | Handle, loss_fn: LossFunction, batch: Batch, *, num_draws: int = 100, seed: int = 0
+) -> Bias:
     """Measure the angle between the averaged estimate of a rule and backprop's gradient on one batch, per layer.
 
     Parameters' `.grad`, buffers (the rule's clock among them) and random states are left as they were.
 
     Args:
-        model: A model with a rule attached.
+        model: A model with a rule attached to it or to a part of it, or its handle.
         loss_fn: `loss_fn(model(inputs), targets)`, a scalar.
         batch: Inputs, as for `attach(example_inputs=...)`, and targets.
         num_draws: Estimates that are averaged, at least 2; rules without randomness are run once.
@@ -62,11 +65,12 @@ def bias(model: nn.Module, loss_fn: LossFunction, batch: Batch, *, num_draws: in
         The angles, layer by layer.
 
     Raises:
-        AttachError: No rule is attached, or an argument is of the wrong kind.
+        AttachError: No rule is attached or it was removed, or an argument is of the wrong kind.
+        WrappedModelError: The model is sharded.
 
     Source: Bacho & Chu 2024, Fig. 8.
     """
-    handle = checked(model, loss_fn, batch, num_draws)
+    model, handle = checked(model, loss_fn, batch, num_draws)
     exact = weight_gradients(model, handle, loss_fn, batch)
     estimator = Estimator(model, loss_fn, seed)
     num_draws = num_draws if estimator.has_clock else 1

@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 from feedalign.errors import AttachError
 from feedalign.handle import Handle, handle_of
 from feedalign.measure.alignment import as_scalar, weights_of
+from feedalign.measure.attached import attached
 from feedalign.probe import Inputs, as_arguments, left_as_found
-from feedalign.ranks import refuse_in_pieces
 
 LossFunction = Callable[[Any, Any], Tensor]
 Batch = tuple[Inputs, Any]
@@ -26,29 +26,29 @@ Batch = tuple[Inputs, Any]
 _MOST_NUMBERS = 2**26
 
 
-def checked(model: nn.Module, loss_fn: LossFunction, batch: Batch, num_draws: int) -> Handle:
-    """Return the handle of the model, after a look at what a measurement was given.
+def checked(model: nn.Module | Handle, loss_fn: LossFunction, batch: Batch, num_draws: int) -> tuple[nn.Module, Handle]:
+    """Return the model and its handle, after a look at what a measurement was given.
 
     Args:
-        model: A model with a rule attached.
+        model: A model with a rule attached, or its handle.
         loss_fn: `loss_fn(model(inputs), targets)`, a scalar.
         batch: Inputs and targets.
         num_draws: Draws of the perturbations.
 
     Returns:
-        The handle.
+        The model and the handle.
 
     Raises:
-        AttachError: No rule is attached, or an argument is of the wrong kind.
+        AttachError: No rule is attached or it was removed, or an argument is of the wrong kind.
+        WrappedModelError: The model is sharded.
     """
-    handle = handle_of(model)
-    refuse_in_pieces(model)
+    model, handle = attached(model)
     pair: object = batch
     if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not callable(loss_fn):
         raise AttachError("Give (model, loss_fn, (inputs, targets)), where loss_fn(output, targets) is a scalar.")
     if num_draws < 2:
         raise AttachError(f"num_draws={num_draws}: give at least 2, for there is no variance of a single draw.")
-    return handle
+    return model, handle
 
 
 class Estimator:

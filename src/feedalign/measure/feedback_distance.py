@@ -8,10 +8,10 @@ from typing import Any
 from torch import nn
 
 from feedalign.errors import FeedbackShapeError
-from feedalign.handle import handle_of
+from feedalign.handle import Handle
 from feedalign.linear_like import forward_weight
 from feedalign.measure.alignment import angle
-from feedalign.ranks import refuse_in_pieces
+from feedalign.measure.attached import attached
 
 
 @dataclass(frozen=True)
@@ -43,27 +43,28 @@ class FeedbackDistance:
         )
 
 
-def feedback_distance(model: nn.Module) -> FeedbackDistance:
+def feedback_distance(model: nn.Module | Handle) -> FeedbackDistance:
     """Measure how far the feedback of the last hidden layer is from the output layer's weight.
 
     With a linear output layer `W_L` is the Jacobian that `B_{L-1}` stands for: FDFA's feedback has it as its mean, and
     DKP's and the weight move towards each other.
 
     Args:
-        model: A model with a direct rule attached whose output is made by an `nn.Linear` (or Transformers' `Conv1D`)
-            right above a feedback point; a flattening between them does not matter.
+        model: A model with a direct rule attached to it or to a part of it, or its handle. The output of what is
+            attached is made by an `nn.Linear` (or Transformers' `Conv1D`) right above a feedback point; a flattening
+            between them does not matter.
 
     Returns:
         Distance and angle.
 
     Raises:
-        AttachError: No rule is attached.
+        AttachError: No rule is attached, or it was removed.
+        WrappedModelError: The model is sharded.
         FeedbackShapeError: The output layer does not lie right above a feedback point that has a matrix of its shape.
 
     Source: Bacho & Chu 2024, Eq. 13; Kolen & Pollack 1994.
     """
-    handle = handle_of(model)
-    refuse_in_pieces(model)
+    _, handle = attached(model)
     if handle.last_pair is None:
         raise FeedbackShapeError(
             "No feedback point lies right below a linear layer that makes the output, so there is no weight for its "
@@ -71,7 +72,7 @@ def feedback_distance(model: nn.Module) -> FeedbackDistance:
         )
     point, layer = handle.last_pair
     feedback = handle.feedback_at(point)
-    weight = forward_weight(model.get_submodule(layer))
+    weight = forward_weight(handle.model.get_submodule(layer))
     if feedback is None or weight.shape != feedback.shape:
         found = "no feedback matrix" if feedback is None else f"feedback of shape {tuple(feedback.shape)}"
         raise FeedbackShapeError(

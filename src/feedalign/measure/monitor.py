@@ -13,11 +13,11 @@ from torch import nn
 
 from feedalign.errors import AttachError, MonitorError
 from feedalign.handle import Handle, handle_of
+from feedalign.measure.attached import attached
 from feedalign.measure.monitor_file import RecordFile, path_in
 from feedalign.measure.monitor_numbers import record_of
 from feedalign.measure.monitor_records import MonitorRecord, read_records
 from feedalign.measure.monitor_step import MeasuredStep
-from feedalign.ranks import refuse_in_pieces
 
 
 class ScalarWriter(Protocol):
@@ -48,7 +48,8 @@ class Monitor:
     they would be without it. Between measured steps there is nothing on the model.
 
     Args:
-        handle: The handle, or a model with a rule attached. Attach `fa.Backprop()` to record the control.
+        handle: The handle, or a model with a rule attached to it or to a part of it. Attach `fa.Backprop()` to record
+            the control.
         every: Steps from one record to the next; 0: never.
         folder: Records are added to `monitor.jsonl` there, a line each; made if there is none. None: no file.
         tensorboard: True: write to TensorBoard too, in the same folder (needs the package tensorboard). Or a writer
@@ -58,7 +59,7 @@ class Monitor:
         momentum: Of the moving averages: the weight of the average so far. 0.95 is that of Frenkel et al. 2021, Fig. 2.
 
     Raises:
-        AttachError: No rule is attached, or an argument is of the wrong kind.
+        AttachError: No rule is attached or it was removed, or an argument is of the wrong kind.
         WrappedModelError: The model is sharded.
         MonitorError: The package tensorboard is missing, the folder is no path or cannot be written, or holds a file
             that no Monitor wrote.
@@ -79,12 +80,12 @@ class Monitor:
         start: int = 0,
         momentum: float = 0.95,
     ) -> None:
-        model = handle_of(handle.model if isinstance(handle, Handle) else handle).model
+        _, handle = attached(handle)
+        model = handle.model
         _refuse_arguments(every, start, momentum)
-        refuse_in_pieces(model)
         self.model, self.every, self.momentum, self.steps = model, every, momentum, start
         self.last: MonitorRecord | None = None
-        self._points = dict(handle_of(model).points)
+        self._points = dict(handle.points)
         self._averages: dict[tuple[str, str], float] = {}
         self._has_seen = self._is_owed = self._is_promised = self._is_open = False
         self._measured: MeasuredStep | None = None

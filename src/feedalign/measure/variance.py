@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from feedalign.errors import AttachError
+from feedalign.handle import Handle
 from feedalign.measure.by_layer import ByLayer
 from feedalign.measure.estimates import Batch, Estimator, LossFunction, checked, split
 
@@ -88,7 +89,7 @@ class _Sums:
 
 
 def variance(
-    model: nn.Module,
+    model: nn.Module | Handle,
     loss_fn: LossFunction,
     batch: Batch,
     *,
@@ -106,7 +107,7 @@ def variance(
     are left as they were.
 
     Args:
-        model: A model with a rule attached.
+        model: A model with a rule attached to it or to a part of it, or its handle.
         loss_fn: `loss_fn(model(inputs), targets)`, a scalar.
         batch: Inputs, as for `attach(example_inputs=...)`, and targets; all tensors with the samples first.
         num_draws: Draws of the perturbations per group, at least 2; rules without randomness are run once.
@@ -117,11 +118,12 @@ def variance(
         The variances of each layer's weight gradient.
 
     Raises:
-        AttachError: No rule is attached, or an argument is of the wrong kind.
+        AttachError: No rule is attached or it was removed, or an argument is of the wrong kind.
+        WrappedModelError: The model is sharded.
 
     Source: Bacho & Chu 2024, Proposition 1 (Eqs. 16 to 18); the normalised variance, Fig. 7.
     """
-    checked(model, loss_fn, batch, num_draws)
+    model, _ = checked(model, loss_fn, batch, num_draws)
     groups = split(batch, group_size)
     estimator = Estimator(model, loss_fn, seed)
     if group_size == 1 and any(isinstance(m, _BatchNorm) and m.training for m in model.modules()):

@@ -11,6 +11,7 @@ from torch.autograd.graph import Node
 from feedalign.blocks import layer_of
 from feedalign.delivery import held_by, streams
 from feedalign.handle import Handle
+from feedalign.measure.attached import points_in, prefix_in
 from feedalign.measure.cost import signals
 from feedalign.measure.cost.backward import backward_of, forward_movement
 from feedalign.measure.cost.kept import kept_by, operation_of
@@ -50,6 +51,8 @@ class Account:
 
     def __init__(self, model: nn.Module, handle: Handle | None, plain: Recording, ruled: Recording) -> None:
         self.model, self.handle, self.plain, self.ruled = model, handle, plain, ruled
+        # A rule has the names of the model that it was attached to, which may be a part of this one.
+        self.prefix = "" if handle is None else prefix_in(model, handle)
         self.reached = reached_from(ruled.outputs)
         self.rows: dict[str, Row] = {name: Row() for _, name in plain.rows}
         self.layers = _layers(plain)
@@ -108,9 +111,10 @@ class Account:
     def _rows_of(self, point: str) -> list[str]:
         """The layers that a receiver teaches: those that read their signal at the point, or a parameter's own."""
         assert self.handle is not None
+        point = self.prefix + point
         if point in self.layers:
             return [self.layers[point]]
-        taught = {layer for layer, label in self.handle.points.items() if label == point}
+        taught = {layer for layer, label in points_in(self.model, self.handle).items() if label == point}
         return [row for row in self.rows if row in taught] or [self._row_around(point.partition("#")[0])]
 
     def _row_around(self, module: str) -> str:
@@ -122,7 +126,7 @@ class Account:
 
     def _add_tangents(self) -> None:
         perturber = None if self.handle is None else self.handle._circuit.perturber
-        entries = None if perturber is None else Entries.of(perturber, self.model)
+        entries = None if perturber is None else Entries.of(perturber, self.model, self.prefix)
         if entries is not None:
             for row, work in tangent_work(self.plain, entries).items():
                 self._add(row, "perturbation", work)
@@ -135,7 +139,7 @@ class Account:
         gated = self.handle._circuit.gated
         held = {site.label: held_by(self.handle.store, site) for site in self.handle._circuit.sites}
         found = [(self._rows_of(label)[-1], tensor) for label, tensors in held.items() for tensor in tensors]
-        found += [(name, tensor) for name in gated if (tensor := self._gate_weight(name)) is not None]
+        found += [(self.prefix + name, tensor) for name in gated if (tensor := self._gate_weight(name)) is not None]
         for row, tensor in found:
             if storage_of(tensor) not in seen:
                 seen.add(storage_of(tensor))
@@ -177,7 +181,7 @@ class Account:
             return
         for name, (key, _) in late.keys.items():
             waiting = self.handle.store.feedback(key)
-            row = self.layers.get(name) or self._holder_of(self.model.get_parameter(name))
+            row = self.layers.get(self.prefix + name) or self._holder_of(self.handle.model.get_parameter(name))
             kept = Kept("gradients under way", tuple(waiting.shape), num_bytes(waiting))
             self.rows.setdefault(row, Row()).kept.append(kept)
 

@@ -10,12 +10,11 @@ from torch import nn
 
 from feedalign.errors import AttachError
 from feedalign.handle import Handle
+from feedalign.measure.attached import attached_or_plain
 from feedalign.measure.cost.account import Account
 from feedalign.measure.cost.recording import record
 from feedalign.measure.cost.report import Cost
 from feedalign.probe import Inputs, left_as_found
-from feedalign.ranks import refuse_in_pieces
-from feedalign.store import FeedbackStore
 
 
 def cost(model: nn.Module | Handle, example_inputs: Inputs) -> Cost:
@@ -51,7 +50,8 @@ def cost(model: nn.Module | Handle, example_inputs: Inputs) -> Cost:
     Nothing is trained: gradients, buffers, the rule's clock, its averages and the random state stay as they are.
 
     Args:
-        model: A model with a rule attached, its handle, or a plain model, which is counted as backprop.
+        model: A model with a rule attached to it or to a part of it, its handle, or a plain model, which is counted as
+            backprop.
         example_inputs: As for `attach`: a tensor, a tuple or a dict; as many samples as a step has.
 
     Returns:
@@ -70,8 +70,7 @@ def cost(model: nn.Module | Handle, example_inputs: Inputs) -> Cost:
     doubles the forward's products; here the first layer carries no tangent, so that it is a little less, and the
     estimates of the feedback are counted beside it. Both compare memory accesses in words, without numbers.
     """
-    handle, model = _attached(model)
-    refuse_in_pieces(model)
+    model, handle = attached_or_plain(model)
     store = None if handle is None else handle.store
     with _as_found(model, handle), torch.compiler.set_stance("force_eager"):
         with nullcontext() if handle is None else handle.suspended():
@@ -86,22 +85,6 @@ def cost(model: nn.Module | Handle, example_inputs: Inputs) -> Cost:
             with handle.from_error():
                 ruled = record(model, example_inputs, store)
         return Account(model, handle, plain, ruled).close()
-
-
-def _attached(model: nn.Module | Handle) -> tuple[Handle | None, nn.Module]:
-    given: object = model
-    if isinstance(given, Handle):
-        if not any(module is given.store for module in given.model.modules()):
-            raise AttachError("The rule was removed from this model; attach it again, or give the model itself.")
-        return given, given.model
-    if not isinstance(given, nn.Module):
-        raise AttachError(
-            f"cost(model, example_inputs) was given {type(given).__name__}; give the attached torch.nn.Module, its "
-            "handle, or a plain module for backprop."
-        )
-    stores = (module for module in given.modules() if isinstance(module, FeedbackStore))
-    store = next(stores, None)
-    return (None, given) if store is None else (store.handle, given)
 
 
 @contextmanager

@@ -32,11 +32,18 @@ class Entries:
     states: frozenset[str]
 
     @staticmethod
-    def of(perturber: Perturber, model: nn.Module) -> Entries | None:
-        """Return where the perturbations of a rule enter; None where no tangent travels."""
+    def of(perturber: Perturber, model: nn.Module, prefix: str) -> Entries | None:
+        """Return where the perturbations of a rule enter; None where no tangent travels.
+
+        Args:
+            perturber: Of the rule.
+            model: The model.
+            prefix: What stands before the names that the perturber knows.
+        """
         if perturber.carrier is None or not perturber.travels:
             return None
-        calls = frozenset(perturber.points) - perturber.local
+        calls = frozenset((prefix + name, index) for name, index in frozenset(perturber.points) - perturber.local)
+        parameters = frozenset(prefix + name for name in perturber.parameters)
         modules = dict(model.named_modules())
         states = set()
         for name, _ in calls:
@@ -44,7 +51,7 @@ class Entries:
                 owner, _, layer = name.rpartition(".")
                 number = layer.removeprefix("layer")
                 states |= {f"{owner}.weight_hh_l{number}{end}".lstrip(".") for end in ("", "_reverse")}
-        return Entries(perturber.num_perturbations, calls, frozenset(perturber.parameters), frozenset(states))
+        return Entries(perturber.num_perturbations, calls, parameters, frozenset(states))
 
 
 def tangent_work(plain: Recording, entries: Entries) -> dict[str, tuple[int, Movement]]:
