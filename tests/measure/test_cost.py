@@ -1,6 +1,6 @@
 """Cost: products against torch's own counter and the equations, kept tensors against what autograd saves."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar
 
@@ -296,3 +296,37 @@ def test_a_rule_of_ones_own_is_counted_by_what_its_functions_multiply() -> None:
     # Broadcast once for all points.
     assert found.feedback == 2 * ROWS * 5 * sum(WIDTHS[1:-1]) + ROWS * 5 * 5
     assert found.macs == counted_by_torch(handle.model, x, labels)
+
+
+def test_a_converted_matrix_moves_as_the_one_that_is_held() -> None:
+    for rule in (fa.DFA, fa.DKP):
+        exact, x, _ = PERCEPTRON.attach(rule())
+        limited, x, _ = PERCEPTRON.attach(rule(limits=fa.Limits(feedback=fa.Quantized(4), error=fa.Ternarized())))
+        assert fa.measure.cost(limited, x) == fa.measure.cost(exact, x)
+
+
+def test_a_matrix_of_another_dtype_than_the_activations_moves_as_feedback() -> None:
+    exact, x, _ = PERCEPTRON.attach(fa.DFA())
+    halved, x, _ = PERCEPTRON.attach(fa.DFA())
+    halved.store.half()
+    found, full = fa.measure.cost(halved, x).moved, fa.measure.cost(exact, x).moved
+    assert (found.feedback_read, found.errors_read) == (full.feedback_read, full.errors_read)
+
+
+@pytest.mark.parametrize("delay", [1, 3])
+def test_a_delay_writes_each_gradient_to_where_it_waits_and_reads_the_one_that_is_due(delay: int) -> None:
+    prompt, x, _ = PERCEPTRON.attach(fa.DKP())
+    late, x, _ = PERCEPTRON.attach(fa.DKP(limits=fa.Limits(delay=delay)))
+    # A frozen weight has no gradient that could wait.
+    prompt.model[2].weight.requires_grad_(False)
+    late.model[2].weight.requires_grad_(False)
+    hidden = 4 * sum(p.numel() for name, p in late.model.named_parameters() if name[0] in "024" and p.requires_grad)
+    matrices_held = 4 * sum(WIDTHS[1:-1]) * WIDTHS[-1]
+    at_once, found = fa.measure.cost(prompt, x).moved, fa.measure.cost(late, x).moved
+    assert found == replace(
+        at_once,
+        weights_read=at_once.weights_read + hidden,
+        weights_written=at_once.weights_written + hidden,
+        feedback_read=at_once.feedback_read + matrices_held,
+        feedback_written=at_once.feedback_written + matrices_held,
+    )

@@ -15,7 +15,7 @@ from feedalign.measure.attached import points_in, prefix_in
 from feedalign.measure.cost import signals
 from feedalign.measure.cost.backward import backward_of, forward_movement
 from feedalign.measure.cost.kept import kept_by, operation_of
-from feedalign.measure.cost.movement import Movement, reading, writing
+from feedalign.measure.cost.movement import Kind, Movement, reading, writing
 from feedalign.measure.cost.products import num_bytes, storage_of
 from feedalign.measure.cost.recording import Recording, leaves_of, reached_from
 from feedalign.measure.cost.report import Cost, Kept, LayerCost
@@ -152,14 +152,17 @@ class Account:
         return self.handle.store.feedback(key) if key in self.handle.store._buffers else None
 
     def _add_updates(self) -> None:
-        """Weight and gradient in, weight out, for all that the step gives a gradient."""
+        """Weight and gradient in, weight out, for all that the step gives a gradient.
+
+        A late gradient is written to where it waits as well, and read from there.
+        """
+        late = {storage_of(parameter) for parameter in self._late().values()}
         for leaf in leaves_of(self.reached.values()):
-            name, size = self.ruled.parameters.get(storage_of(leaf)), num_bytes(leaf)
+            name, size, waits = self.ruled.parameters.get(storage_of(leaf)), num_bytes(leaf), storage_of(leaf) in late
             if name is not None:
-                self._add(self.layers[name], "forward", (0, reading("weights", 2 * size) + writing("weights", size)))
+                self._add(self.layers[name], "forward", (0, _update("weights", size, waits)))
             elif storage_of(leaf) in self.ruled.feedback:
-                row = self._holder_of(leaf)
-                self._add(row, "forward", (0, reading("feedback", 2 * size) + writing("feedback", size)))
+                self._add(self._holder_of(leaf), "forward", (0, _update("feedback", size, waits)))
 
     def _holder_of(self, leaf: Tensor) -> str:
         assert self.handle is not None
@@ -176,14 +179,19 @@ class Account:
 
     def _add_under_way(self) -> None:
         """Gradients that a delay holds back from one step to a later one."""
-        late = None if self.handle is None else self.handle._circuit.late
-        if self.handle is None or late is None:
-            return
-        for name, (key, _) in late.keys.items():
+        for key, parameter in self._late().items():
+            assert self.handle is not None
             waiting = self.handle.store.feedback(key)
-            row = self.layers.get(self.prefix + name) or self._holder_of(self.handle.model.get_parameter(name))
+            row = self.layers.get(self.ruled.parameters.get(storage_of(parameter), "")) or self._holder_of(parameter)
             kept = Kept("gradients under way", tuple(waiting.shape), num_bytes(waiting))
             self.rows.setdefault(row, Row()).kept.append(kept)
+
+    def _late(self) -> dict[str, Tensor]:
+        """Parameters whose gradients arrive late, by the names in the store of what is under way."""
+        late = None if self.handle is None else self.handle._circuit.late
+        if self.handle is None or late is None:
+            return {}
+        return {key: self.handle.model.get_parameter(name) for name, (key, _) in late.keys.items()}
 
     def _waiting(self) -> Iterable[Node]:
         """Nodes that wait for the error: all, but those whose gradients are made in the forward."""
@@ -215,6 +223,10 @@ class Account:
             row.moved,
             tuple(row.not_counted),
         )
+
+
+def _update(kind: Kind, size: int, waits: bool) -> Movement:
+    return reading(kind, (2 + waits) * size) + writing(kind, (1 + waits) * size)
 
 
 def _layers(plain: Recording) -> dict[str, str]:

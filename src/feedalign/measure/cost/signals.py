@@ -29,10 +29,20 @@ NOTHING: Work = (0, Movement())
 class _Counted(Products):
     """Adds up products and what they read."""
 
-    def __init__(self, recording: Recording, others: Kind) -> None:
+    def __init__(self, recording: Recording, others: Kind, feedback: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.recording, self.others = recording, others
         self.macs, self.moved = 0, Movement()
+        # Held, or another tensor would be told by the same memory.
+        self.feedback = {storage_of(tensor): tensor for tensor in feedback}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """See `Products`; what is made of feedback alone, converted or in another dtype, is feedback."""
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        given = _tensors((args, kwargs))
+        if given and all(self._kind(tensor) == "feedback" for tensor in given):
+            self.feedback |= {storage_of(tensor): tensor for tensor in _tensors(out)}
+        return out
 
     def found(self, name: str, terms: tuple[Term, ...], args: Sequence[Any], out: Any) -> None:
         """See `Products`."""
@@ -42,7 +52,7 @@ class _Counted(Products):
             self.moved += reading(self._kind(args[place]), num_bytes(args[place]))
 
     def _kind(self, tensor: Tensor) -> Kind:
-        if storage_of(tensor) in self.recording.feedback:
+        if storage_of(tensor) in self.recording.feedback or storage_of(tensor) in self.feedback:
             return "feedback"
         return "weights" if storage_of(tensor) in self.recording.parameters else self.others
 
@@ -128,11 +138,10 @@ def of_gate(node: Any, recording: Recording) -> Work | None:
     with torch.no_grad():
         feedback = node.back.feedback(node.saved_tensors)
         product = partial(node.back.adjoint, grad, feedback.to(grad.dtype), node.shape)
-        made, macs, moved = _run(recording, product, "errors")
+        made, macs, moved = _run(recording, product, "errors", [feedback])
     if storage_of(feedback) not in recording.feedback:
-        # Made of the weight at each backward: moved as feedback all the same, and written first.
-        size = num_bytes(feedback)
-        moved += Movement(feedback_read=size, feedback_written=size, errors_read=-size)
+        # Made of the weight at each backward, and so written first.
+        moved += writing("feedback", num_bytes(feedback))
     return macs, moved + writing("errors", _size([made]))
 
 
@@ -158,8 +167,10 @@ def _is(node: Node, function: type[torch.autograd.Function]) -> bool:
     return getattr(type(node), "_forward_cls", None) is function
 
 
-def _run(recording: Recording, work: Callable[[], Any], others: Kind) -> tuple[Any, int, Movement]:
-    with _Counted(recording, others) as counted:
+def _run(
+    recording: Recording, work: Callable[[], Any], others: Kind, feedback: Sequence[Tensor] = ()
+) -> tuple[Any, int, Movement]:
+    with _Counted(recording, others, feedback) as counted:
         made = work()
     return made, counted.macs, counted.moved
 
@@ -168,8 +179,12 @@ def _zeros(metadata: Any) -> Tensor:
     return torch.zeros(tuple(metadata.shape), dtype=metadata.dtype, device=metadata.device)
 
 
+def _tensors(of: object) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(of) if isinstance(leaf, Tensor)]
+
+
 def _size(tensors: Iterable[Any]) -> int:
-    return sum(num_bytes(leaf) for leaf in tree_leaves(list(tensors)) if isinstance(leaf, Tensor))
+    return sum(map(num_bytes, _tensors(list(tensors))))
 
 
 def edges_of(node: Any, points: frozenset[str]) -> list[tuple[Node, int]]:

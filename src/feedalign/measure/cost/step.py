@@ -39,13 +39,14 @@ def cost(model: nn.Module | Handle, example_inputs: Inputs) -> Cost:
     *Kept* is what the graph holds between the forward and the arrival of the error, beside parameters, buffers and
     feedback. Where the rule streams (after `handle.targets(...)`) hidden layers keep nothing. Under `Limits(delay=d)`
     the gradients under way are kept as well, d of them for each weight that is taught late. Other limits count nothing,
-    as they are elementwise; noise keeps the few bytes that its numbers are drawn from. Sparse feedback is held,
-    multiplied and counted as dense.
+    as they are elementwise, and a converted matrix moves as the one that is held; noise keeps the few bytes that its
+    numbers are drawn from. Sparse feedback is held, multiplied and counted as dense.
 
     *Moved* is a model, not a measurement: every operand of every product is read once from memory and every result
     written once; what is elementwise happens on the way and moves nothing; the update reads weight and gradient and
-    writes the weight, for biases and learned feedback too, which is all that biases move; an optimizer's state is left
-    out, as is what a delay writes and reads. Caches and fused kernels make it less on a real machine.
+    writes the weight, for biases and learned feedback too, which is all that biases move; a delay writes each new
+    gradient to where it waits, and reads the one that is due; an optimizer's state is left out. Caches and fused
+    kernels make it less on a real machine.
 
     Nothing is trained: gradients, buffers, the rule's clock, its averages and the random state stay as they are.
 
