@@ -10,7 +10,7 @@ from typing import Annotated
 _EXIT_USER_ERROR = 2
 _EXIT_INTERRUPTED = 130
 _EXIT_BROKEN_PIPE = 141
-_COMMANDS = ("compare", "train", "tune", "language", "papers", "bench", "describe", "check", "rules")
+_COMMANDS = ("compare", "train", "tune", "language", "papers", "bench", "describe", "check", "monitor", "rules")
 
 _ABOUT = """Train networks without backpropagating through them, and compare the rules that do so.
 
@@ -96,6 +96,23 @@ with, in my_models.py:
   def make_resnet():
       return ResNet(), torch.randn(2, 3, 32, 32)
 """
+_MONITOR = """Show what fa.measure.Monitor recorded of a training.
+
+It prints a table of the latest numbers and draws all of them over the steps: a panel for each quantity, a line for each
+layer. A training that still runs is not disturbed. What the numbers mean: docs/monitoring.md.
+
+Examples:
+  feedalign monitor runs/1
+  feedalign monitor runs/1/monitor.jsonl --out angles.png --quantities angle_ewma,signal_angle_ewma
+  feedalign monitor runs/1 --quantities all --overwrite
+
+with, in the training loop:
+  monitor = fa.measure.Monitor(handle, every=100, folder="runs/1")
+  with monitor.step():
+      loss = F.cross_entropy(model(x), y)
+      loss.backward()
+  optimizer.step()
+"""
 _RULES = """List the rules with what they need and what they are free of.
 
 Examples:
@@ -156,6 +173,7 @@ def _main(arguments: list[str]) -> int:
         CheckOptions,
         CompareOptions,
         DescribeOptions,
+        MonitorOptions,
         RulesOptions,
         TrainOptions,
         TuneOptions,
@@ -173,6 +191,7 @@ def _main(arguments: list[str]) -> int:
             | Annotated[BenchOptions, subcommand("bench", description=BENCH)]
             | Annotated[DescribeOptions, subcommand("describe", description=_DESCRIBE)]
             | Annotated[CheckOptions, subcommand("check", description=_CHECK)]
+            | Annotated[MonitorOptions, subcommand("monitor", description=_MONITOR)]
             | Annotated[RulesOptions, subcommand("rules", description=_RULES)],
             prog="feedalign",
             description=_ABOUT,

@@ -23,6 +23,7 @@ from feedalign_lab.options import (
     CheckOptions,
     CompareOptions,
     DescribeOptions,
+    MonitorOptions,
     Options,
     RulesOptions,
     RunOptions,
@@ -76,10 +77,21 @@ def _run(options: Options) -> int:
             return _rules(options)
         case LanguageOptions():
             return _language(options)
+        case BenchOptions() | MonitorOptions() | PapersOptions():
+            return _run_elsewhere(options)
+
+
+def _run_elsewhere(options: BenchOptions | MonitorOptions | PapersOptions) -> int:
+    """Commands of which each imports much that no other needs."""
+    match options:
         case BenchOptions():
             from feedalign_lab.cli_bench import bench
 
             return bench(options)
+        case MonitorOptions():
+            from feedalign_lab.cli_monitor import show_monitor
+
+            return show_monitor(options)
         case PapersOptions():
             from feedalign_lab.cli_papers import run_papers
 

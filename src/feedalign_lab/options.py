@@ -47,6 +47,11 @@ _LIMITS = (
     "error-ternary (threshold, as a part of the largest), error-rounding (nearest, stochastic), error-scale (tensor, "
     "row), feedback-bits, feedback-ternary, feedback-density, noise (over the signal's rms), delay (steps)."
 )
+_QUANTITIES = (
+    "What to show, comma-separated, or all. By layer: angle, norm, ratio, norm_backprop, the same of the teaching "
+    "signal with signal_ before, angle_ewma, density, above_zero, dead, units. Of the step: error_norm, replay_error, "
+    "feedback_distance, feedback_relative, feedback_angle."
+)
 _TRANSFER = (
     "Transfer learning: in each trial backprop first trains the whole network, then its convolutions are frozen (batch "
     "normalization too, with the statistics it has) and every rule trains a fresh classifier behind them."
@@ -189,6 +194,19 @@ class CheckOptions:
 
 
 @dataclass(frozen=True)
+class MonitorOptions:
+    """Options of `feedalign monitor`."""
+
+    file: Positional[Annotated[Path, arg(metavar="FILE")]]
+    """The monitor.jsonl that a Monitor wrote, or its folder."""
+    quantities: Annotated[str, arg(metavar="NAMES", help=_QUANTITIES)] = "angle,signal_angle,ratio,norm,density,dead"
+    out: Annotated[Path | None, arg(metavar="PNG", help_behavior_hint="(default: beside the file)")] = None
+    """The picture."""
+    overwrite: bool = False
+    """Write over a picture that is there."""
+
+
+@dataclass(frozen=True)
 class RulesOptions:
     """Options of `feedalign rules`."""
 
@@ -205,5 +223,6 @@ Options: TypeAlias = (
     | BenchOptions
     | DescribeOptions
     | CheckOptions
+    | MonitorOptions
     | RulesOptions
 )

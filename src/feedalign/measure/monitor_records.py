@@ -174,15 +174,12 @@ def read_records(folder: str | Path) -> list[MonitorRecord]:
         The records.
 
     Raises:
-        MonitorError: There is no such file, or a whole line in it is no record.
+        MonitorError: There is no such file, it cannot be read, or a whole line in it is no record.
     """
-    path = Path(folder)
-    path = path / FILE_NAME if path.is_dir() else path
-    if not path.is_file():
-        raise MonitorError(f"There is no {path}; give the folder of a fa.measure.Monitor, or the file it wrote.")
+    path, content = _content(Path(folder))
     records: list[MonitorRecord] = []
     num_cut = 0
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+    for number, line in enumerate(content.split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -197,6 +194,20 @@ def read_records(folder: str | Path) -> list[MonitorRecord]:
     if num_cut and not records:
         raise MonitorError(f"Not a line of {path} is JSON; give the folder of a fa.measure.Monitor.")
     return records
+
+
+def _content(path: Path) -> tuple[Path, bytes]:
+    """The file and what is in it."""
+    try:
+        path = path / FILE_NAME if path.is_dir() else path
+        if path.is_file():
+            return path, path.read_bytes()
+    except OSError as error:
+        raise MonitorError(
+            f"{str(path)[-200:]} cannot be read ({error.strerror}); give the folder of a fa.measure.Monitor, or the "
+            "file it wrote."
+        ) from error
+    raise MonitorError(f"There is no {path}; give the folder of a fa.measure.Monitor, or the file it wrote.")
 
 
 def _record(found: object, place: str) -> MonitorRecord:
@@ -225,6 +236,8 @@ def _row(kind: type[_Made], found: object, place: str, more: Mapping[str, Any] |
         raise MonitorError(f"{place} is no record of a Monitor: {error}.") from error
 
 
+# No count is larger, and none that is can be drawn.
+_MOST = 2**63
 _KINDS: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
 
 
@@ -234,7 +247,8 @@ def _value(value: object, kind: str, place: str) -> object:
         return None
     if wanted == "float" and value in ("nan", "inf", "-inf"):
         return float(str(value))
-    if isinstance(value, bool) or not isinstance(value, _KINDS[wanted]):
+    is_too_large = wanted == "int" and isinstance(value, int) and abs(value) > _MOST
+    if isinstance(value, bool) or not isinstance(value, _KINDS[wanted]) or is_too_large:
         raise MonitorError(f"{place} is {value!r:.40}, not {kind}; take the line out, or give another file.")
     try:
         return float(value) if wanted == "float" and isinstance(value, (int, float)) else value
