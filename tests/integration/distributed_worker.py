@@ -17,6 +17,7 @@ from attach.sequence_models import Recurrent, tokens
 from integration.gradients import ALL_RULES, AVERAGED, PERTURBING, attached, draws_recorded, gradients, step
 from integration.worlds import refusal_of, shard
 
+LIMITED = fa.DFA(limits=fa.Limits(error=fa.Quantized(bits=3, rounding="stochastic"), noise=0.3))
 TRAINED = [fa.DKP(), *PERTURBING, fa.FDFA(update="ema"), AVERAGED]
 
 
@@ -69,7 +70,7 @@ def two_forwards(rule: fa.Rule, rank: int) -> dict[str, Any]:
 
 
 def several_steps(name: str, rule: fa.Rule, rank: int) -> dict[str, Any]:
-    """What was drawn in the first forward, and the state after three steps of an optimizer."""
+    """What was drawn in the first step, and the state after three steps of an optimizer."""
     model = distributed(name, rule, rank)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     x, y = (shard(part, rank) for part in data_for(name))
@@ -120,6 +121,8 @@ def seen_by(rank: int) -> dict[str, Any]:
     for rule in (fa.FDFA(), fa.ActivityPerturbed(), fa.WeightPerturbed()):
         for name in ("functional", "recurrent"):
             seen[f"{name} {rule.name}"] = one_and_two_steps(name, rule, rank)
+    seen["limited"] = one_and_two_steps("perceptron", LIMITED, rank)
+    seen["limited, twice"] = [several_steps("perceptron", LIMITED, rank) for _ in range(2)]
     for rule in TRAINED:
         seen[f"trained {rule!r}"] = several_steps("perceptron", rule, rank)
     return seen

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import feedalign as fa
-from feedalign import perturber
+from feedalign import perturbation, perturber
 from feedalign.layerwise import Gate
 from feedalign.perturbation import magnitude
 from feedalign.rules import LearnedRule
@@ -112,16 +112,19 @@ def set_clock(model: nn.Module, like: nn.Module) -> None:
 
 @contextmanager
 def draws_recorded() -> Iterator[list[Tensor]]:
-    """Collect what a forward draws, `[K, ...]`: for parameters in the model's order, at points as they fire."""
+    """Collect what is drawn, `[K, ...]`: for parameters in the model's order, at points as they fire.
+
+    The noise of limits is drawn in the backward.
+    """
     drawn: list[Tensor] = []
-    draw = perturber.perturbations
+    draw = perturbation._placed
 
     def record(*args: Any) -> list[Tensor]:
         made = draw(*args)
         drawn.extend(made)
         return made
 
-    with mock.patch.object(perturber, "perturbations", record):
+    with mock.patch.object(perturbation, "_placed", record):
         yield drawn
 
 

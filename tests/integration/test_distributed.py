@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 import feedalign as fa
-from integration.distributed_worker import TRAINED, data_for, seeded_model
+from integration.distributed_worker import LIMITED, TRAINED, data_for, seeded_model
 from integration.gradients import (
     ALL_RULES,
     Gradients,
@@ -145,6 +145,25 @@ def test_each_rank_draws_for_its_own_samples(ranks: list[dict[str, Any]], rule: 
     first, second = (seen[f"trained {rule!r}"]["drawn"] for seen in ranks)
     assert len(first) == len(second) >= 2
     assert not any(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_each_rank_has_noise_and_rounding_of_its_own_and_gradients_are_averaged(ranks: list[dict[str, Any]]) -> None:
+    expected = averaged("perceptron", LIMITED, step)
+    assert_hidden_layers_learn(expected, LIMITED)
+    for seen in ranks:
+        assert_same_gradients(seen["limited"]["first"], expected)
+    first, second = (seen["limited, twice"][0]["drawn"] for seen in ranks)
+    # For the error that is rounded, and for the noise at two points.
+    assert len(first) == len(second) == 3
+    assert not any(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_noise_and_rounding_leave_ranks_with_the_same_weights_whenever_it_is_run(ranks: list[dict[str, Any]]) -> None:
+    first, *others = (run["state"] for seen in ranks for run in seen["limited, twice"])
+    start = single("perceptron", LIMITED).state_dict()
+    assert not any(torch.equal(start[name], first[name]) for name in start if "feedalign" not in name)
+    for other in others:
+        assert [key for key in first if not torch.equal(first[key], other[key])] == []
 
 
 @pytest.mark.parametrize("rule", TOGETHER, **names)
