@@ -94,7 +94,7 @@ def build(plan: Blueprint, source: Source, draws: Generator) -> Handle:
 
 def _late(plan: Blueprint, store: FeedbackStore, sites: list[Site], prefix: str) -> LateGradients | None:
     """What keeps gradients until they are due; None where none is late."""
-    delays = delays_of(sites, plan.output_block.parameters, prefix)
+    delays = delays_of(plan.model, sites, plan.output_block.parameters, prefix)
     if not delays:
         return None
     late = LateGradients(store, delays)

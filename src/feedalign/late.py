@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -124,7 +124,7 @@ class _Exchange:
         if self.late.is_paused:
             return None
         if gradient.is_sparse:
-            raise DelayError(f"The gradient of {self.name} is sparse, and cannot wait: make its module sparse=False.")
+            raise DelayError(_too_sparse(self.name))
         # A place in a ring, told without waiting for the device.
         place = self.count % len(self.waiting)
         due = self.waiting.index_select(0, place)[0]
@@ -133,10 +133,11 @@ class _Exchange:
         return due
 
 
-def delays_of(sites: Sequence[Site], at_once: Sequence[str], prefix: str) -> dict[str, int]:
+def delays_of(model: nn.Module, sites: Sequence[Site], at_once: Sequence[str], prefix: str) -> dict[str, int]:
     """Settle whose gradients arrive how late.
 
     Args:
+        model: The model.
         sites: The feedback points.
         at_once: Names of the parameters that the output's own error reaches.
         prefix: Name in the model of the feedback module.
@@ -145,7 +146,7 @@ def delays_of(sites: Sequence[Site], at_once: Sequence[str], prefix: str) -> dic
         Passes by name of parameter; learned feedback among them.
 
     Raises:
-        AttachError: A parameter is taught by several errors that come at different times.
+        AttachError: A parameter is taught by several errors that come at different times, or its gradient is sparse.
     """
     found: dict[str, int] = {}
     for site in sites:
@@ -156,12 +157,20 @@ def delays_of(sites: Sequence[Site], at_once: Sequence[str], prefix: str) -> dic
         if delay and isinstance(site.rule, LearnedRule):
             found[f"{prefix}.{site.key}"] = delay
     late = {name: delay for name, delay in found.items() if delay}
-    for name in late.keys() & set(at_once):
+    for name in [name for name in late if name in set(at_once)]:
         _refuse_two_times(name, f"at once, and {late[name]} backward passes late")
+    for module_name, module in model.named_modules():
+        is_sparse = isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.sparse
+        if is_sparse and (name := f"{module_name}.weight".lstrip(".")) in late:
+            raise AttachError(_too_sparse(name))
     return late
 
 
-def _refuse_two_times(name: str, times: str) -> None:
+def _too_sparse(name: str) -> str:
+    return f"The gradient of {name} is sparse, and cannot wait: make its module sparse=False. {_WAY_OUT} to keep it so."
+
+
+def _refuse_two_times(name: str, times: str) -> NoReturn:
     raise AttachError(
         f"{name} would be taught {times}, and its gradient is one sum, of which no part can wait. Cut every path to it "
         "by points of one rule (see handle.describe() without the delay), or give all rules one delay."

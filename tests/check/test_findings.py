@@ -82,6 +82,10 @@ class KeepsNothing(KeepsTrainable):
         return {}
 
 
+def sparsely_embedded() -> nn.Module:
+    return nn.Sequential(nn.Embedding(6, 4, sparse=True), nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2))
+
+
 REFUSED = [
     (lambda: torch.jit.script(mlp()), torch.randn(2, 6), fa.DFA(), {}),
     (TransformerEncoder, tokens(), fa.DFA(), {}),
@@ -109,6 +113,8 @@ REFUSED = [
     (lambda: Skip().to("meta"), vectors().to("meta"), fa.WeightPerturbed(per="sample", num_perturbations=2), {}),
     (KeepsTrainable, torch.randn(2, 6), fa.DFA(), {}),
     (KeepsNothing, torch.randn(2, 6), fa.DKP(), {}),
+    (Skip, vectors(), fa.DFA(limits=fa.Limits(delay=1)), {}),
+    (sparsely_embedded, torch.arange(3), fa.DKP(limits=fa.Limits(delay=1)), {}),
 ]
 
 

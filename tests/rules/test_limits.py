@@ -509,6 +509,27 @@ def test_a_gradient_of_two_times_cannot_wait_in_part() -> None:
         fa.attach(Skipping(), fa.DFA(limits=fa.Limits(delay=1)), example_inputs=PROBLEM.inputs())
 
 
+def test_a_sparse_gradient_cannot_wait() -> None:
+    class Embedded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.act, self.head = nn.Parameter(torch.ones(6, 4)), nn.Tanh(), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.act(F.embedding(x, self.table, sparse=True)))
+
+    late, tokens = fa.DFA(limits=fa.Limits(delay=1)), torch.arange(3)
+    layers = nn.Sequential(nn.Embedding(6, 4, sparse=True), nn.Tanh(), nn.Linear(4, 3))
+    with pytest.raises(AttachError, match=r"gradient of 0\.weight is sparse"):
+        fa.attach(layers, late, example_inputs=tokens)
+    # The modules do not tell of every sparse gradient.
+    model = Embedded()
+    fa.attach(model, late, example_inputs=tokens)
+    loss = F.cross_entropy(model(tokens), tokens)
+    with pytest.raises(DelayError, match="gradient of table is sparse"):
+        loss.backward()
+
+
 def test_the_description_says_what_is_limited() -> None:
     given = fa.Limits(fa.Quantized(4), fa.Ternarized(0.2), noise=0.1, delay=1)
     description = attached(fa.DFA(limits=given))[1].describe()

@@ -16,6 +16,7 @@ from feedalign.checking.bottlenecks import bottlenecks
 from feedalign.checking.returned import Beside, beside_the_output
 from feedalign.describe import Description
 from feedalign.errors import AmbiguousShapeError, FeedalignError
+from feedalign.late import delays_of
 from feedalign.perturbing import perturber_for
 from feedalign.placement import Placement
 from feedalign.points import SATURATING, Points
@@ -27,7 +28,7 @@ from feedalign.rules.base import DirectRule, PointRule
 from feedalign.rules.control import Shallow
 from feedalign.rules.drtp import DRTP
 from feedalign.rules.local_greedy import LocalGreedy
-from feedalign.store import FeedbackStore, Held
+from feedalign.store import CHILD_NAME, FeedbackStore, Held
 from feedalign.suitability import leaks, mend, refuse_unattachable
 from feedalign.tangents import DualCarrier
 from feedalign.tied import tied_notes
@@ -159,6 +160,7 @@ def _found(plan: Blueprint, graph: Graph) -> tuple[Trial, bool]:
         wiring = wire(plan, None)
         placements, holds = wiring.placements, wiring.holds
         perturber = perturber_for(plan, FeedbackStore())
+        delays_of(plan.model, wiring.sites, plan.output_block.parameters, CHILD_NAME)
         description = report(plan, placements, None, perturber)[0]
     except FeedalignError as error:
         refusal = error
