@@ -328,12 +328,23 @@ def test_no_framework_is_imported_before_its_callback_is() -> None:
     assert not {"lightning", "transformers", "tensorboard", "matplotlib", "torch.utils.tensorboard"} & set(found)
 
 
-def test_options_of_the_callbacks_are_the_monitors() -> None:
-    makers: list[Callable[..., Any]] = [LightningMonitor, TransformersMonitor]
-    for make in makers:
-        assert make(every=7, folder="a", tensorboard=False, momentum=0.5)._options == {
-            "every": 7,
-            "folder": "a",
-            "tensorboard": False,
-            "momentum": 0.5,
-        }
+@pytest.mark.parametrize("make", [LightningMonitor, TransformersMonitor])
+def test_options_of_the_callbacks_are_the_monitors_and_a_second_training_closes_that_of_the_first(
+    make: Callable[..., Any], tmp_path: Path
+) -> None:
+    model, trainer = under(fa.DFA()), mock.Mock(global_step=4)
+    callback = make(every=7, folder=tmp_path, tensorboard=mock.Mock(), momentum=0.5)
+    for _ in range(2):
+        with mock.patch.object(Monitor, "close", autospec=True) as closed, mock.patch.object(Monitor, "begin") as begun:
+            before = callback.monitor
+            if make is LightningMonitor:
+                callback.on_train_start(trainer, model)
+                callback.on_train_batch_start(trainer, model, None, 0)
+            else:
+                callback.on_train_begin(None, trainer, None, model=model)
+                callback.on_step_begin(None, trainer, None)
+        begun.assert_called_once_with(5)
+        assert [call.args[0] for call in closed.call_args_list] == ([] if before is None else [before])
+        assert (callback.monitor.every, callback.monitor.momentum, callback.monitor.steps) == (7, 0.5, 4)
+        assert callback.monitor._file.path == tmp_path.resolve() / "monitor.jsonl"
+        assert callback.monitor._writer is callback._tensorboard

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import lightning
 
-from feedalign.measure.monitor import Monitor, ScalarWriter
+from feedalign.callbacks.monitored import Monitored
 
 
-class MonitorCallback(lightning.Callback):
+class MonitorCallback(Monitored, lightning.Callback):
     """Records what the rule does while Lightning's Trainer runs; see `fa.measure.Monitor`.
 
     For example::
@@ -33,23 +32,6 @@ class MonitorCallback(lightning.Callback):
         monitor: The Monitor; None before training.
     """
 
-    def __init__(
-        self,
-        *,
-        every: int = 100,
-        folder: str | Path | None = None,
-        tensorboard: bool | ScalarWriter = False,
-        momentum: float = 0.95,
-    ) -> None:
-        super().__init__()
-        self.monitor: Monitor | None = None
-        self._options: dict[str, Any] = {
-            "every": every,
-            "folder": folder,
-            "tensorboard": tensorboard,
-            "momentum": momentum,
-        }
-
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Make the Monitor.
 
@@ -60,33 +42,28 @@ class MonitorCallback(lightning.Callback):
         Raises:
             AttachError: No rule is attached.
         """
-        self.monitor = Monitor(pl_module, start=trainer.global_step, **self._options)
+        self._open(pl_module, trainer.global_step)
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Begin a step."""
         del pl_module, batch, batch_idx
-        if self.monitor is not None:
-            # That of a batch whose training_step made no loss.
-            self.monitor.abandon()
-            self.monitor.begin(trainer.global_step + 1)
+        self._begin(trainer.global_step)
 
     def on_after_backward(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """End the step."""
         del trainer, pl_module
-        if self.monitor is not None:
-            self.monitor.end()
+        self._end()
 
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
         """Take everything off the model."""
-        del exception
-        self.on_train_end(trainer, pl_module)
+        del trainer, pl_module, exception
+        self._close()
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Close the Monitor; its latest record can still be read."""
         del trainer, pl_module
-        if self.monitor is not None:
-            self.monitor.close()
+        self._close()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from feedalign.measure.monitor import Monitor, ScalarWriter
+from feedalign.callbacks.monitored import Monitored
 
 
-class MonitorCallback(TrainerCallback):
+class MonitorCallback(Monitored, TrainerCallback):
     """Records what the rule does while a Trainer runs; see `fa.measure.Monitor`.
 
     For example::
@@ -34,23 +33,6 @@ class MonitorCallback(TrainerCallback):
         monitor: The Monitor; None before training.
     """
 
-    def __init__(
-        self,
-        *,
-        every: int = 100,
-        folder: str | Path | None = None,
-        tensorboard: bool | ScalarWriter = False,
-        momentum: float = 0.95,
-    ) -> None:
-        super().__init__()
-        self.monitor: Monitor | None = None
-        self._options: dict[str, Any] = {
-            "every": every,
-            "folder": folder,
-            "tensorboard": tensorboard,
-            "momentum": momentum,
-        }
-
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
     ) -> None:
@@ -67,19 +49,14 @@ class MonitorCallback(TrainerCallback):
         """
         del args, control
         model: nn.Module = others["model"]
-        if self.monitor is not None:
-            self.monitor.close()
-        self.monitor = Monitor(model, start=state.global_step, **self._options)
+        self._open(model, state.global_step)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
     ) -> None:
         """Begin a step."""
         del args, control, others
-        if self.monitor is not None:
-            # That of a run which an exception ended.
-            self.monitor.abandon()
-            self.monitor.begin(state.global_step + 1)
+        self._begin(state.global_step)
 
     def on_substep_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
@@ -92,13 +69,11 @@ class MonitorCallback(TrainerCallback):
     ) -> None:
         """End the step."""
         del args, state, control, others
-        if self.monitor is not None:
-            self.monitor.end()
+        self._end()
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
     ) -> None:
         """Close the Monitor; its latest record can still be read."""
         del args, state, control, others
-        if self.monitor is not None:
-            self.monitor.close()
+        self._close()
