@@ -314,5 +314,5 @@ def test_arguments_are_looked_at() -> None:
         Monitor(Perceptron())
     handle = fa.handle_of(model)
     handle.remove()
-    with refused("No rule is attached", AttachError):
+    with refused("rule of this handle was removed", AttachError):
         Monitor(handle)
