@@ -39,7 +39,8 @@ def show_monitor(options: MonitorOptions) -> int:
     if not records:
         raise SettingError(f"{options.file} has no records yet: the first is written when a measured step ends.")
     path = _picture(options)
-    curves = {name: found for name in quantities if (found := curves_of(records, name))}
+    found = curves_of(records)
+    curves = {name: found[name] for name in quantities if name in found}
     if not curves:
         raise SettingError(
             f"{options.file} has no numbers of {', '.join(quantities)}; --quantities all shows what it has."

@@ -38,7 +38,8 @@ _SIZES = frozenset(name for name in QUANTITIES if "norm" in name) | {"ratio", "f
 _PER_ROW, _WIDTH, _HEIGHT = 3, 4.2, 3.2
 # Lines that colors and dashes tell apart; of more, the colors tell the depth.
 _NUM_TOLD_APART = 9
-_NUM_NAMED = 24
+# Of a name in the legend, in inches.
+_LINE_HEIGHT = 0.2
 # Sizes over so many orders of magnitude are on a log scale.
 _WIDE = 30.0
 # Beyond these the arithmetic of an axis overflows.
@@ -47,27 +48,30 @@ _LEAST, _MOST = 1e-100, 1e100
 Curves = dict[str, list[float]]
 
 
-def curves_of(records: Sequence[MonitorRecord], quantity: str) -> Curves:
-    """Values of a quantity by line: a layer, the feedback's point, or the empty name for a whole step.
+def curves_of(records: Sequence[MonitorRecord]) -> dict[str, Curves]:
+    """Values of every quantity by line: a layer, the feedback's point, or the empty name for a whole step.
 
     Args:
         records: By rising steps.
-        quantity: Its name.
 
     Returns:
-        A value for each record, nan where it has none, the layers in the model's order; lines without any value are
-        left out.
+        By quantity, a value for each record, nan where it has none, the layers in the model's order; quantities and
+        lines without any value are left out.
     """
-    layers = [row.layer or "(model)" for row in records[-1].layers] if records else []
-    found: Curves = {layer: [math.nan] * len(records) for layer in layers}
-    has_values = set()
+    found: dict[str, Curves] = {}
     for place, record in enumerate(records):
         for tag, value in record.scalars():
-            name, _, line = tag.partition("/")
-            if name == quantity:
-                found.setdefault(line, [math.nan] * len(records))[place] = value
-                has_values.add(line)
-    return {line: values for line, values in found.items() if line in has_values}
+            quantity, _, line = tag.partition("/")
+            lines = found.setdefault(quantity, {})
+            if line not in lines:
+                lines[line] = [math.nan] * len(records)
+            lines[line][place] = value
+    # A layer may have its first value after those above it.
+    order = {row.layer or "(model)": number for number, row in enumerate(records[-1].layers)} if records else {}
+    return {
+        quantity: {line: lines[line] for line in sorted(lines, key=lambda line: order.get(line, len(order)))}
+        for quantity, lines in found.items()
+    }
 
 
 def draw_monitor(records: Sequence[MonitorRecord], curves: Mapping[str, Curves], title: str) -> bytes:
@@ -118,10 +122,10 @@ def _set_axes(axes: Axes, quantity: str, values: Sequence[float]) -> None:
 
 
 def _add_legend(figure: Figure, handles: Mapping[str, Any]) -> None:
-    """Names beside the panels; of very many, some at even distances from the first to the last."""
-    names = list(handles)
-    if len(names) > _NUM_NAMED:
-        names = [names[round(place * (len(names) - 1) / (_NUM_NAMED - 1))] for place in range(_NUM_NAMED)]
+    """Names beside the panels; of more than fit there, some at even distances from the first to the last."""
+    names, num_fit = list(handles), int(figure.get_figheight() / _LINE_HEIGHT)
+    if len(names) > num_fit:
+        names = [names[round(place * (len(names) - 1) / (num_fit - 1))] for place in range(num_fit)]
     if names:
         labels = [_literal(name) for name in names]
         figure.legend([handles[name] for name in names], labels, loc="outside right upper", fontsize="small")
