@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from feedalign.broadcast import Delivery, Plan, broadcast
-from feedalign.delivery import Site, held_by, plan_for, streams, to_points
+from feedalign.delivery import Site, held_by, plan_for, to_points
 from feedalign.errors import PointNotFiredError, WrappedModelError
 from feedalign.faults import (
     refuse_aliases,
@@ -83,7 +83,7 @@ class Circuit:
         self.unlearned, self.shards, self.late = tuple(unlearned), Shards(model, store), late
         num = 1 if perturber is None else perturber.num_perturbations
         self.plan = plan_for(sites, weights, error_axis, num)
-        self.plan_beside_stream = plan_for([s for s in sites if not streams(s)], weights, error_axis, num)
+        self.plan_beside_stream = plan_for([s for s in sites if not s.streams], weights, error_axis, num)
         self.stream: Stream | None = None
         self.enabled = True
         self.has_looked = False
@@ -246,7 +246,7 @@ class Circuit:
         onward = activation.detach()
         if self.perturber is not None:
             activation, onward = self.perturber.pass_point(site.call, activation)
-        if self.stream is not None and streams(site):
+        if self.stream is not None and site.streams:
             self._teach_now(self.stream, site, activation)
         elif site.receiver is not None:
             self._collect(site, site.receiver, activation)

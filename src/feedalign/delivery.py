@@ -35,6 +35,7 @@ class Site:
         label: The module's name, with the call's number if it is not the first.
         holds: Names in the store of its feedback: of a matrix, of a head's weight and bias, or none.
         draws: Whether its rule's limits draw at every forward.
+        streams: Whether its signal exists before the output does.
     """
 
     key: str
@@ -49,11 +50,18 @@ class Site:
     label: str = field(init=False)
     holds: tuple[str, ...] = field(init=False)
     draws: bool = field(init=False)
+    streams: bool = field(init=False)
 
     def __post_init__(self) -> None:
         label = self.module if self.index == 0 else f"{self.module}#{self.index + 1}"
-        draws = isinstance(self.rule, DirectRule) and self.rule.limits.draws
-        made = {"call": (self.module, self.index), "label": label, "holds": self._holds(), "draws": draws}
+        direct = self.rule if isinstance(self.rule, DirectRule) else None
+        made = {
+            "call": (self.module, self.index),
+            "label": label,
+            "holds": self._holds(),
+            "draws": direct is not None and direct.limits.draws,
+            "streams": direct is not None and direct.streams,
+        }
         for name, value in made.items():
             object.__setattr__(self, name, value)
 
@@ -62,11 +70,6 @@ class Site:
             return self.key, bias_key(self.key)
         is_projected = isinstance(self.receiver, DirectReceiver) and self.receiver.projection is not None
         return (self.held,) if isinstance(self.receiver, DirectReceiver) and not is_projected else ()
-
-
-def streams(site: Site) -> bool:
-    """Whether a site's signal exists before the output does."""
-    return isinstance(site.rule, DirectRule) and site.rule.streams
 
 
 def plan_for(

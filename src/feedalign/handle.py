@@ -12,7 +12,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from feedalign.circuit import Circuit
-from feedalign.delivery import held_by, streams
+from feedalign.delivery import held_by
 from feedalign.describe import Description
 from feedalign.errors import AttachError, StreamingError, TargetsError
 from feedalign.receivers import DirectReceiver
@@ -194,7 +194,7 @@ class Handle:
             StreamingError: The model's graph cannot be freed layer by layer.
         """
         self._refuse_removed()
-        if not any(streams(site) for site in self._circuit.sites):
+        if not any(site.streams for site in self._circuit.sites):
             names = ", ".join(type(rule).__name__ for rule in self.rules)
             raise TargetsError(f"{names} learns from the error and takes no targets; only DRTP streams.")
         if targets is None:

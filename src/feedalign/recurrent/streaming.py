@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from feedalign.delivery import Site, held_by, streams
+from feedalign.delivery import Site, held_by
 from feedalign.errors import StreamingError
 from feedalign.receivers import Receiver
 from feedalign.recurrent.batch import Batch, Form, valid_steps
@@ -37,7 +37,7 @@ def streams_in_parts(forward: StepwiseForward, circuit: Circuit, batch: Batch) -
     if forward.num_directions > 1 or batch.form.places is not None or keeps_apart():
         return False
     sites = [circuit.by_call.get(forward.call(layer)) for layer in range(forward.module.num_layers)]
-    return all(site is not None and streams(site) and _goes_by_steps(site.receiver) for site in sites)
+    return all(site is not None and site.streams and _goes_by_steps(site.receiver) for site in sites)
 
 
 def _goes_by_steps(receiver: Receiver | None) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from feedalign.blocks import layer_of
-from feedalign.delivery import held_by, streams
+from feedalign.delivery import held_by
 from feedalign.handle import Handle
 from feedalign.measure.attached import points_in, prefix_in
 from feedalign.measure.cost import signals
@@ -58,7 +58,7 @@ class Account:
         self.layers = _layers(plain)
         self.owners: dict[int, str] = {}
         sites = () if handle is None or not handle.is_streaming else handle._circuit.sites
-        self.streaming = frozenset(site.label for site in sites if streams(site))
+        self.streaming = frozenset(site.label for site in sites if site.streams)
 
     def close(self) -> Cost:
         """Add everything up."""
