@@ -132,22 +132,23 @@ def _drawn(likes: Sequence[Tensor], num: int, clock: Tensor, first_stream: int, 
 
 def _fill(fill: Callable[[Tensor, Generator], object], drawn: list[Tensor], keys: list[int]) -> None:
     """Blocks of a fixed size with a generator each, so that the numbers do not depend on how many threads fill them."""
-    blocks = [
-        (block, mixed(key, number))
-        for tensor, key in zip(drawn, keys, strict=True)
-        for number, block in enumerate(tensor.view(-1).split(_BLOCK))
-    ]
+    blocks: list[Tensor] = []
+    seeds: list[int] = []
+    for tensor, key in zip(drawn, keys, strict=True):
+        parts = tensor.view(-1).split(_BLOCK) if tensor.numel() > _BLOCK else (tensor.view(-1),)
+        blocks += parts
+        seeds += [mixed(key, number) for number in range(len(parts))]
 
-    def fill_block(given: tuple[Tensor, int]) -> None:
-        fill(given[0], Generator().manual_seed(given[1]))
+    def fill_block(block: Tensor, seed: int) -> None:
+        fill(block, Generator().manual_seed(seed))
 
     # Torch fills a tensor in one thread whatever its size. Threads of ours pay where that takes longer than torch's own
     # go on spinning after their last operation, which hold the cores for about a millisecond.
     if len(blocks) < _ENOUGH_BLOCKS or torch.get_num_threads() == 1:
-        for block in blocks:
-            fill_block(block)
+        for block, seed in zip(blocks, seeds, strict=True):
+            fill_block(block, seed)
     else:
-        list(_threads(os.getpid(), torch.get_num_threads()).map(fill_block, blocks))
+        list(_threads(os.getpid(), torch.get_num_threads()).map(fill_block, blocks, seeds))
 
 
 def _fill_normal(block: Tensor, generator: Generator) -> None:

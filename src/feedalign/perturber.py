@@ -72,9 +72,10 @@ class Perturber:
         likes = [_found(owned, name).detach() for name in self.parameters]
         if num_samples is not None:
             likes = [like.expand(num_samples, *like.shape) for like in likes]
-        # All at once: together they are worth a thread for each core.
-        drawn = self._draw(likes, _FIRST_PARAMETER, self.distribution)
-        self.directions = dict(zip(self.parameters, drawn, strict=True))
+        if likes:
+            # All at once: together they are worth a thread for each core.
+            drawn = self._draw(likes, _FIRST_PARAMETER, self.distribution)
+            self.directions = dict(zip(self.parameters, drawn, strict=True))
         if self.carrier is not None:
             self.carrier.begin(self.directions)
 

@@ -79,9 +79,15 @@ class FeedbackStore(nn.Module):
 
     def step(self) -> None:
         """Move on to the next draw."""
-        if self.has_clock:
-            # A new tensor, not an in-place step: a compiled backward that recomputes the draw reads the buffer again.
-            self.counter = self.counter + 1
+        if not self.has_clock:
+            return
+        # A new tensor, not an in-place step: a compiled backward that recomputes the draw reads the buffer again.
+        counter = self.counter + 1
+        if torch.compiler.is_compiling():
+            self.counter = counter
+        else:
+            # What assigning does in the end, which asks a dozen questions first.
+            self._buffers["counter"] = counter
 
     def clock(self) -> Tensor:
         """Return seed and count, int64 `[2]`."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,19 +15,17 @@ from feedalign.pushforward.pooling import taken_at
 from feedalign.removable import Removable
 from feedalign.tangents.carrier import CallKey, Carrier
 from feedalign.tangents.path import Path
-from feedalign.transforms import inside_transform, refuse_reentrant_checkpointing
+from feedalign.transforms import is_plain, refuse_reentrant_checkpointing
 
 
-@dataclass(frozen=True)
-class Carried:
+class Carried(NamedTuple):
     """What left a call: its tangent (None: zero), and marks of the value that flows on (None: it has none to tell)."""
 
     tangent: Tensor | None
     marks: Marks | None
 
 
-@dataclass(frozen=True)
-class Marks:
+class Marks(NamedTuple):
     """By what a tensor is known again, without keeping it alive."""
 
     address: int
@@ -38,7 +35,7 @@ class Marks:
     @staticmethod
     def of(value: Tensor) -> Marks | None:
         """Return them; None in code that is compiled or transformed."""
-        if torch.compiler.is_compiling() or inside_transform():
+        if not is_plain():
             return None
         return Marks(value.data_ptr(), value._version, (*value.shape, *value.stride()))
 
@@ -136,7 +133,8 @@ class HandCarrier(Carrier):
             del self.table[source]
         if carried.tangent is None:
             return None
-        return carried.tangent.reshape(self.num_perturbations * value.shape[0], *value.shape[1:])
+        tangent, shape = carried.tangent, (self.num_perturbations * value.shape[0], *value.shape[1:])
+        return tangent if tangent.shape == shape else tangent.reshape(shape)
 
 
 class CarryHook:
@@ -177,12 +175,14 @@ class CarryHook:
                 f"{self.name!r} was called with keywords in this forward, and not so on the example inputs; call it "
                 "alike."
             )
-        with torch.no_grad():
-            tangent = carrier.taken(call, args[0], is_changed=output is args[0])
-            if tangent is not None:
-                tangent = self.pushed(module, args[0].detach(), output.detach(), tangent)
-            if carrier.directions and self.own_names:
-                tangent = self._with_own_term(module, args[0], output, tangent)
+        tangent = carrier.taken(call, args[0], is_changed=output is args[0])
+        has_own_term = bool(carrier.directions and self.own_names)
+        if tangent is not None or has_own_term:
+            with torch.no_grad():
+                if tangent is not None:
+                    tangent = self.pushed(module, args[0].detach(), output.detach(), tangent)
+                if has_own_term:
+                    tangent = self._with_own_term(module, args[0], output, tangent)
         if carrier.cuts:
             output = output.detach()
         carrier.table[call] = Carried(tangent, Marks.of(output))
