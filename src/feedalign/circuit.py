@@ -168,8 +168,8 @@ class Circuit:
             self.late.refuse(model)
         # A trainer may run another method in the place of forward, which then calls the model: that is one forward.
         is_nested = self.is_open and not self.counts
-        if self.is_open or self.counts or self.sources:
-            self._forget()
+        # Always: what runs outside of a forward, as in evaluation, leaves something behind too.
+        self._forget()
         has_lengths = self.coming_lengths is not None or (self.lengths is not None and not is_nested)
         if has_lengths and not inside_backward():
             # Activation checkpointing, which runs parts again in the backward, finds those of its forward.
