@@ -14,7 +14,7 @@ from feedalign_lab.cli_check import check_model
 from feedalign_lab.cli_machine import cpu_threads, device_named
 from feedalign_lab.cli_output import print_table
 from feedalign_lab.cli_plans import case_of, plan_of, plans_of_grid
-from feedalign_lab.cli_resume import checkpoints_of, is_finished, open_folder, way_on
+from feedalign_lab.cli_resume import checkpoints_of, open_folder, status_of_ended, way_on
 from feedalign_lab.comparison import Comparison, run_comparison, run_training
 from feedalign_lab.domains import domain_of
 from feedalign_lab.errors import SettingError
@@ -121,9 +121,8 @@ def _train(options: TrainOptions) -> int:
     if len(plan.rules) != 1:
         raise SettingError("train takes a single rule: use compare for several.")
     device = device_named(options.device)
-    if is_finished(options, asdict(plan)):
-        print(f"feedalign: the run in {options.resume} is finished already, nothing to go on with.", file=sys.stderr)
-        return _EXIT_OK
+    if (status := status_of_ended(options, asdict(plan))) is not None:
+        return status
     with (
         open_folder(options, _folder_path(options, plan), asdict(plan)) as folder,
         cpu_threads(options.threads),

@@ -5,9 +5,9 @@ import sys
 import torch
 
 from feedalign_lab.cli_output import print_table
-from feedalign_lab.cli_resume import way_on
-from feedalign_lab.language.command import run
-from feedalign_lab.language.comparison import LanguageComparison
+from feedalign_lab.cli_resume import status_of_ended, way_on
+from feedalign_lab.language.command import plan_of, run
+from feedalign_lab.language.comparison import LanguageComparison, config_of
 from feedalign_lab.language.options import LanguageOptions
 from feedalign_lab.language.report import language_table
 from feedalign_lab.results import to_json
@@ -25,7 +25,10 @@ def train_language(options: LanguageOptions, device: torch.device) -> int:
     Returns:
         The exit status.
     """
-    comparison = run(options, device)
+    plan = plan_of(options)
+    if (status := status_of_ended(options, config_of(plan))) is not None:
+        return status
+    comparison = run(options, plan, device)
     if options.json:
         print(to_json(comparison.to_dict()), end="")
     else:

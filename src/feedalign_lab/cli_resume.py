@@ -1,6 +1,7 @@
 """Where commands save their checkpoints, and how they go on with a run that was cut."""
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,9 +12,12 @@ from filelock import FileLock, Timeout
 from feedalign_lab.checkpoints.file import read_checkpoint
 from feedalign_lab.checkpoints.keeper import ENDING, CheckpointFolder, Say, plain
 from feedalign_lab.errors import CheckpointError, OutputFolderError, SettingError
-from feedalign_lab.results import RESULTS_NAME, ResultsFolder
+from feedalign_lab.results import RESULTS_NAME, ResultsFolder, to_json
 
 _LOCK_NAME = ".feedalign-lock"
+_EXIT_OK, _EXIT_DIVERGED = 0, 1
+# What results say of a run that did not come to its end: "running" is what one leaves that was killed.
+_CUT = {"interrupted", "running"}
 
 
 class Resumable(Protocol):
@@ -31,16 +35,20 @@ class Resumable(Protocol):
     def resume(self) -> Path | None:
         """Folder of the run to go on with."""
 
+    @property
+    def json(self) -> bool:
+        """Whether to print the results as JSON and nothing else."""
+
 
 @contextmanager
-def open_folder(options: Resumable, path: Path, configuration: object = None) -> Iterator[ResultsFolder]:
+def open_folder(options: Resumable, path: Path, configuration: object) -> Iterator[ResultsFolder]:
     """The folder of a run: that of one to go on with, or one without results; no other run writes to it meanwhile.
 
     Args:
         options: What the user typed.
         path: Where the results of a new run go.
-        configuration: What `results.json` has as `config`: results of such a run that was interrupted before its first
-            checkpoint may be replaced.
+        configuration: What the results have as `config`: those of such a run that was cut before its first checkpoint
+            may be replaced.
 
     Yields:
         The folder; a new one is taken away again if what is done ends in an error before anything was written.
@@ -59,21 +67,48 @@ def open_folder(options: Resumable, path: Path, configuration: object = None) ->
     with folder.only_kept_with_content(), _held(folder.path):
         if resumed is None:
             ResultsFolder.open(path, overwrite=options.overwrite)
-        elif not has_checkpoint(resumed) and not _is_of(resumed, "interrupted", configuration):
+        elif not has_checkpoint(resumed) and not _is_of(_results(resumed), _CUT, configuration):
             _refuse_results(resumed)
         yield folder
 
 
-def is_finished(options: Resumable, configuration: object) -> bool:
-    """Whether the run to go on with has finished, with the same settings.
+def status_of_ended(options: Resumable, configuration: object) -> int | None:
+    """Say how the run to go on with has ended, if it has, with the same settings; its results are left as they are.
 
     Args:
         options: What the user typed.
-        configuration: What `results.json` has as `config`.
+        configuration: What the results have as `config`.
+
+    Returns:
+        The exit status that the run itself had; None where there is something to go on with.
     """
     if options.resume is None or options.overwrite or has_checkpoint(options.resume):
-        return False
-    return _is_of(options.resume, "finished", configuration)
+        return None
+    results = _results(options.resume)
+    if not _is_of(results, {"finished"}, configuration):
+        return None
+    if options.json:
+        print(to_json(results), end="")
+    print(f"feedalign: the run in {options.resume} is finished already, nothing to go on with.", file=sys.stderr)
+    messages = list(_of_diverged(results))
+    for message in messages:
+        print(f"feedalign: {message}", file=sys.stderr)
+    return _EXIT_DIVERGED if messages else _EXIT_OK
+
+
+def _of_diverged(results: Mapping[str, Any]) -> Iterator[str]:
+    """What was said of the trials that diverged.
+
+    Yields:
+        A sentence for each; of one that nothing is on file about, only that it did.
+    """
+    for name in ("trials", "runs"):
+        found = results.get(name)
+        for one in found if isinstance(found, list) else ():
+            if isinstance(one, dict) and one.get("status") == "diverged":
+                number = one.get("trial")
+                heading = f"trial {number + 1}: " if isinstance(number, int) else ""
+                yield f"{heading}{one.get('message', 'a trial diverged')}"
 
 
 def way_on(folder: Path) -> str:
@@ -124,10 +159,10 @@ def _refuse_results(folder: Path) -> None:
         ) from error
 
 
-def _is_of(folder: Path, status: str, configuration: object) -> bool:
-    """Whether results are there, of a run with these settings that ended like this."""
-    results = _results(folder)
-    return results.get("status") == status and results.get("config") == plain({"config": configuration})["config"]
+def _is_of(results: Mapping[str, Any], statuses: set[str], configuration: object) -> bool:
+    """Whether results are those of a run with these settings that ended like this."""
+    same = results.get("config") == plain({"config": configuration})["config"]
+    return same and results.get("status") in statuses
 
 
 def _results(folder: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`feedalign train` that was cut: what --resume goes on from, what it refuses, and what lies in the folder."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -156,11 +157,38 @@ def test_a_finished_run_is_left_as_it_is(undisturbed: Path, capsys: pytest.Captu
     assert {path.name: path.read_bytes() for path in undisturbed.iterdir()} == before
 
 
+def test_a_run_that_diverged_says_so_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = [*RUN, "--lr", "1e38"]
+    assert main([*run, "--out", str(tmp_path)]) == 1
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("feedalign: trial 1: fdfa")]
+    assert main([*run, "--resume", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert "finished already, nothing to go on with" in error
+    assert told == error.splitlines()[1:]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_results_of_a_finished_run_are_printed_again(undisturbed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main([*RUN, "--json", "--resume", str(undisturbed)]) == 0
+    assert capsys.readouterr().out == (undisturbed / "results.json").read_text()
+
+
+@pytest.mark.parametrize("trials", [None, 3, [{}], [{"status": "diverged"}], {"status": "diverged"}])
+def test_finished_results_that_were_damaged_raise_nothing(trials: Any, tmp_path: Path, undisturbed: Path) -> None:
+    results = {**results_in(undisturbed), "trials": trials}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert main([*RUN, "--resume", str(tmp_path)]) == (1 if trials == [{"status": "diverged"}] else 0)
+
+
+@pytest.mark.parametrize("status", ["interrupted", "running"])
 def test_interrupted_before_the_first_checkpoint_begins_anew(
-    tmp_path: Path, undisturbed: Path, capsys: pytest.CaptureFixture[str]
+    status: str, tmp_path: Path, undisturbed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """By hand, or so suddenly that the results still say that it runs."""
     results = (undisturbed / "results.json").read_text()
-    (tmp_path / "results.json").write_text(results.replace('"status": "finished"', '"status": "interrupted"', 1))
+    (tmp_path / "results.json").write_text(results.replace('"status": "finished"', f'"status": "{status}"', 1))
     assert main([*RUN, "--seed", "1", "--resume", str(tmp_path)]) == 2
     assert "they were left as they are" in one_line(capsys.readouterr().err)
     assert main([*RUN, "--resume", str(tmp_path)]) == 0

@@ -11,10 +11,10 @@ from feedalign_lab.cli_resume import checkpoints_of, open_folder
 from feedalign_lab.errors import SettingError
 from feedalign_lab.language.attention import AttentionName
 from feedalign_lab.language.choices import RuleChoice, parse_choices
-from feedalign_lab.language.comparison import LanguageComparison, Sampling, run_language
+from feedalign_lab.language.comparison import LanguageComparison, config_of, run_language
 from feedalign_lab.language.corpus import Corpus, load_corpus
 from feedalign_lab.language.options import LanguageOptions
-from feedalign_lab.language.plan import WARMUP, LanguagePlan, Optimization, OptimizerName, ScheduleName
+from feedalign_lab.language.plan import WARMUP, LanguagePlan, Optimization, OptimizerName, Sampling, ScheduleName
 from feedalign_lab.language.progress import LanguageProgress
 from feedalign_lab.language.settings import SizeSetting, default_rate, size_setting
 from feedalign_lab.language.sources import PART_NAMES
@@ -61,6 +61,7 @@ def plan_of(options: LanguageOptions) -> LanguagePlan:
         max_steps=options.steps,
         evaluations=options.evaluations,
         seed=options.seed,
+        sampling=Sampling(options.prompt, options.sample_tokens, options.temperature),
     )
 
 
@@ -92,28 +93,28 @@ def _rates(
     return tuple(dict.fromkeys(options.lr)) or (default_rate(setting, schedule, choice),)
 
 
-def run(options: LanguageOptions, device: torch.device) -> LanguageComparison:
+def run(options: LanguageOptions, plan: LanguagePlan, device: torch.device) -> LanguageComparison:
     """Read the text, train every rule and file what comes of it.
 
     Args:
         options: What the command line was parsed to.
+        plan: What they ask for.
         device: Where to train.
 
     Returns:
         The comparison.
     """
-    plan = plan_of(options)
     path = options.out or Path("results") / f"language-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    with open_folder(options, path) as folder, LanguageProgress(is_shown=not options.json) as progress:
+    with open_folder(options, path, config_of(plan)) as folder, LanguageProgress(is_shown=not options.json) as progress:
         progress.say("reading the text")
         corpus = load_corpus(plan.text)
         progress.say("cutting it into tokens")
         tokens = _tokens(plan, corpus, options.vocab_size)
         for note in tokens.notes:
             progress.note(note)
-        prompt = None if options.prompt is None else encode_prompt(tokens.tokenizer, options.prompt)
-        sampling = Sampling(prompt, options.sample_tokens, options.temperature)
-        checkpoints = checkpoints_of(options, folder, _decides(options, plan, tokens, device), progress.note)
+        asked = plan.sampling.prompt
+        prompt = None if asked is None else encode_prompt(tokens.tokenizer, asked)
+        checkpoints = checkpoints_of(options, folder, _decides(plan, tokens, device), progress.note)
         progress.say("measuring cost")
         return run_language(
             plan,
@@ -122,18 +123,15 @@ def run(options: LanguageOptions, device: torch.device) -> LanguageComparison:
             folder,
             progress.watch,
             device=device,
-            sampling=sampling,
+            prompt=prompt,
             checkpoints=checkpoints,
         )
 
 
-def _decides(options: LanguageOptions, plan: LanguagePlan, tokens: Tokens, device: torch.device) -> dict[str, Any]:
+def _decides(plan: LanguagePlan, tokens: Tokens, device: torch.device) -> dict[str, Any]:
     """Everything that decides what a run comes to."""
     return {
         **asdict(plan),
-        "prompt": options.prompt,
-        "sample_tokens": options.sample_tokens,
-        "temperature": options.temperature,
         "device": str(device),
         "num_tokens": {name: int(tokens.part(name).numel()) for name in PART_NAMES},
     }

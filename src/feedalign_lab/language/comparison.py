@@ -1,6 +1,5 @@
 """One Transformer on one text under several rules, and what comes of it."""
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -12,7 +11,6 @@ import torch
 from feedalign_lab.checkpoints.keeper import CheckpointFolder, Checkpoints
 from feedalign_lab.cost import CostRecord, measure_cost
 from feedalign_lab.environment import Environment, describe_environment
-from feedalign_lab.errors import SettingError
 from feedalign_lab.language.choices import BASELINE, RuleChoice, parse_choices
 from feedalign_lab.language.evaluation import loss_by_counts, perplexity, token_counts
 from feedalign_lab.language.learner import LanguageLearner, make_learner
@@ -40,28 +38,6 @@ class Watcher(NamedTuple):
 
 Watch = Callable[[str, float, int], Watcher]
 """Told the rule, learning rate and steps of each run before it starts."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """What models are to write.
-
-    Attributes:
-        prompt: Tokens to go on with; None takes some from the middle of the validation part.
-        num_tokens: Tokens to write; 0 for none.
-        temperature: What logits are divided by.
-    """
-
-    prompt: torch.Tensor | None = None
-    num_tokens: int = 64
-    temperature: float = 0.8
-
-    def __post_init__(self) -> None:
-        """Refuse values out of range."""
-        if not 0 < self.temperature < math.inf:
-            raise SettingError(f"The temperature must be above 0 and finite, not {self.temperature}.")
-        if self.num_tokens < 0:
-            raise SettingError(f"The number of tokens to write must not be negative, but is {self.num_tokens}.")
 
 
 @dataclass(frozen=True)
@@ -118,11 +94,10 @@ class LanguageComparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as nested containers for a JSON file."""
-        config = asdict(self.plan) | {"rules": [choice.name for choice in self.plan.choices]}
         return {
             "format": _RESULTS_FORMAT,
             "status": self.status,
-            "config": config,
+            "config": config_of(self.plan),
             "text": self.text,
             "num_parameters": self.num_parameters,
             "environment": self.environment,
@@ -134,6 +109,15 @@ class LanguageComparison:
         }
 
 
+def config_of(plan: LanguagePlan) -> dict[str, Any]:
+    """What `results.json` has as `config`.
+
+    Args:
+        plan: What is trained.
+    """
+    return asdict(plan) | {"rules": [choice.name for choice in plan.choices]}
+
+
 def run_language(
     plan: LanguagePlan,
     tokens: Tokens,
@@ -142,7 +126,7 @@ def run_language(
     watch: Watch,
     *,
     device: torch.device,
-    sampling: Sampling,
+    prompt: torch.Tensor | None = None,
     checkpoints: CheckpointFolder | None = None,
 ) -> LanguageComparison:
     """Measure the cost of the rules, train each at each rate, and write results as they come.
@@ -157,7 +141,7 @@ def run_language(
         folder: Where results go.
         watch: Told of every run, step and evaluation.
         device: Where to train.
-        sampling: What the trained models are to write.
+        prompt: The plan's prompt as tokens; None takes some from the middle of the validation part.
         checkpoints: What each rule and rate is saved to and goes on from.
 
     Returns:
@@ -167,8 +151,7 @@ def run_language(
     comparison = _start(plan, tokens, source, device)
     # From the middle, since texts begin with titles.
     middle = parts.validation.inputs.shape[0] // 2
-    prompt = parts.validation.inputs[middle, :_PROMPT_TOKENS] if sampling.prompt is None else sampling.prompt
-    sampling = replace(sampling, prompt=prompt.to(device))
+    prompt = (parts.validation.inputs[middle, :_PROMPT_TOKENS] if prompt is None else prompt).to(device)
     comparison.prompt = decode(tokens.tokenizer, prompt)
     counts = token_counts(parts.train.targets, tokens.vocab_size)
     comparison.trivial = {
@@ -183,8 +166,8 @@ def run_language(
         comparison.files.append(folder.write_bytes(TOKENIZER_NAME, tokens.tokenizer.to_str(pretty=True).encode()))
         for choice in plan.choices:
             for rate in plan.rates[choice.name]:
-                of_run = None if checkpoints is None else checkpoints.of(f"{choice.name}-{rate:g}")
-                _run(comparison, choice, rate, parts, tokens, folder, watch, device, sampling, of_run)
+                of_run = None if checkpoints is None else checkpoints.of(f"{choice.name}-{rate!r}")
+                _run(comparison, choice, rate, parts, tokens, folder, watch, device, prompt, of_run)
         comparison.status = "finished"
     except KeyboardInterrupt:
         comparison.status = "interrupted"
@@ -261,7 +244,7 @@ def _run(
     folder: ResultsFolder,
     watch: Watch,
     device: torch.device,
-    sampling: Sampling,
+    prompt: torch.Tensor,
     checkpoints: Checkpoints | None,
 ) -> None:
     """Train one rule at one rate, let it write, and file the result."""
@@ -276,7 +259,7 @@ def _run(
     # Before it writes, so that Ctrl-C leaves it there.
     comparison.runs.append(run)
     if run.evaluations:
-        run = comparison.runs[-1] = replace(run, sample=_sample(learner, tokens, plan.seed, sampling))
+        run = comparison.runs[-1] = replace(run, sample=_sample(learner, tokens, plan, prompt))
     _write(comparison, folder)
     if run.evaluations and comparison.best()[run.rule] is run:
         learner.handle.remove()
@@ -288,16 +271,16 @@ def _run(
         checkpoints.end(asdict(run))
 
 
-def _sample(learner: LanguageLearner, tokens: Tokens, seed: int, sampling: Sampling) -> str:
+def _sample(learner: LanguageLearner, tokens: Tokens, plan: LanguagePlan, prompt: torch.Tensor) -> str:
     """What the model writes behind the prompt."""
-    if sampling.prompt is None or sampling.num_tokens == 0:
+    if plan.sampling.num_tokens == 0:
         return ""
     drawn = continue_text(
         learner.model,
-        sampling.prompt,
-        sampling.num_tokens,
-        generator=generator(seed, 0, "samples"),
-        temperature=sampling.temperature,
+        prompt,
+        plan.sampling.num_tokens,
+        generator=generator(plan.seed, 0, "samples"),
+        temperature=plan.sampling.temperature,
     )
     return decode(tokens.tokenizer, drawn)
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from feedalign_lab.errors import SettingError, UnknownNameError
@@ -53,6 +53,28 @@ class Optimization:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """What models are to write.
+
+    Attributes:
+        prompt: Text to go on with; None takes some from the middle of the validation part.
+        num_tokens: Tokens to write; 0 for none.
+        temperature: What logits are divided by.
+    """
+
+    prompt: str | None = None
+    num_tokens: int = 64
+    temperature: float = 0.8
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        if not 0 < self.temperature < math.inf:
+            raise SettingError(f"The temperature must be above 0 and finite, not {self.temperature}.")
+        if self.num_tokens < 0:
+            raise SettingError(f"The number of tokens to write must not be negative, but is {self.num_tokens}.")
+
+
+@dataclass(frozen=True)
 class LanguagePlan:
     """What to train.
 
@@ -72,6 +94,7 @@ class LanguagePlan:
         max_steps: Steps after which training ends even within an epoch; None for all epochs.
         evaluations: Evaluations on the validation part in each epoch, at even distances.
         seed: Seed of weights, feedback, order and samples.
+        sampling: What the trained models are to write.
     """
 
     text: str
@@ -88,6 +111,7 @@ class LanguagePlan:
     max_steps: int | None = None
     evaluations: int = 1
     seed: int = 0
+    sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""

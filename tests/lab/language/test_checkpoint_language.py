@@ -118,3 +118,50 @@ def test_the_command_goes_on_among_its_rules_and_rates(
     assert sorted(path.name for path in twice.iterdir()) == sorted(path.name for path in whole.iterdir())
     for path in whole.glob("weights*"):
         assert_equal(torch.load(twice / path.name), torch.load(path))
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_finished_command_is_left_as_it_is(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the same settings that is told, as by `train`; with others it is refused, what the models write included."""
+    folder = tmp_path / "out"
+    command = [*COMMAND[:-4], "1e-2", "--steps", "2", "--text", str(text), "--prompt", "the cat"]
+    assert main([*command, "--out", str(folder)]) == 0
+    before = files_in(folder)
+    capsys.readouterr()
+    assert main([*command, "--resume", str(folder)]) == 0
+    assert "finished already, nothing to go on with" in one_line(capsys.readouterr().err)
+    assert main([*command, "--json", "--resume", str(folder)]) == 0
+    assert capsys.readouterr().out.encode() == before["results.json"]
+    for change in (["--seed", "1"], ["--prompt", "the dog"], ["--temperature", "0.5"]):
+        assert main([*command, *change, "--resume", str(folder)]) == 2
+        assert "with --out in the place of --resume" in one_line(capsys.readouterr().err)
+    assert files_in(folder) == before
+
+
+def test_a_command_that_was_cut_before_its_first_checkpoint_begins_anew(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, twice = tmp_path / "whole", tmp_path / "twice"
+    command = [*COMMAND[:-4], "1e-2", "--steps", "2", "--text", str(text)]
+    assert main([*command, "--out", str(whole)]) == 0
+    twice.mkdir()
+    results = (whole / "results.json").read_text()
+    (twice / "results.json").write_text(results.replace('"status": "finished"', '"status": "interrupted"', 1))
+    assert main([*command, "--resume", str(twice)]) == 0
+    assert without_time(twice) == without_time(whole)
+
+
+def test_a_run_that_diverged_says_so_again(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "out"
+    command = [*COMMAND[:-4], "1e38", "--steps", "3", "--text", str(text)]
+    assert main([*command, "--out", str(folder)]) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    before = files_in(folder)
+    assert main([*command, "--resume", str(folder)]) == 1
+    error = capsys.readouterr().err
+    assert "finished already, nothing to go on with" in error
+    assert error.splitlines()[1:] == [told]
+    assert files_in(folder) == before
