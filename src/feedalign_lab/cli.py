@@ -22,10 +22,14 @@ Examples:
 _COMPARE = """Train one network under several rules and put error (or another metric), angles to backprop and cost side
 by side.
 
+A run that was cut, by Ctrl-C, a crash or kill -9, goes on in the trial where it was: the same command with --resume for
+--out.
+
 Examples:
   feedalign compare
   feedalign compare --data digits --rules all --trials 3
-  feedalign compare --data mnist --network fc1-500 --epochs 10 --rules backprop,fa,dfa,drtp,shallow
+  feedalign compare --data mnist --network fc1-500 --epochs 10 --rules backprop,fa,dfa,drtp,shallow --out runs/mnist
+  feedalign compare --data mnist --network fc1-500 --epochs 10 --rules backprop,fa,dfa,drtp,shallow --resume runs/mnist
   feedalign compare --data mnist --network mlp2-800 --rules backprop,dfa,dkp,fdfa
   feedalign compare --data cifar10 --network conv --flip --rules backprop,dfa --device cuda
   feedalign compare --data cifar10 --network cnn-bn --transfer --transfer-epochs 20 --rules backprop,dfa,fdfa
@@ -51,7 +55,7 @@ _TUNE = """Search a grid of networks, batch sizes, rates, weight decays and drop
 
 Where images, series or simulated data have no such part, a fifth of the training part is held out. Nothing is chosen by
 test data. The candidate with the best mean after the last epoch wins, or, where a field judges at the epoch with the
-best validation score, at that.
+best validation score, at that. A search that was cut goes on: the same command with --resume for --out.
 
 Examples:
   feedalign tune --networks fc1-100 --rules dfa,backprop

@@ -4,18 +4,21 @@ import sys
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from feedalign.errors import FeedalignError
 from feedalign_lab.bench.options import BenchOptions
+from feedalign_lab.checkpoints.keeper import CheckpointFolder
 from feedalign_lab.choices import left_out, parse_rule_names, refuse_unsuited
 from feedalign_lab.cli_check import check_model
 from feedalign_lab.cli_machine import cpu_threads, device_named
 from feedalign_lab.cli_output import print_table
 from feedalign_lab.cli_plans import case_of, plan_of, plans_of_grid
 from feedalign_lab.cli_resume import checkpoints_of, open_folder, status_of_ended, way_on
-from feedalign_lab.comparison import Comparison, run_comparison, run_training
+from feedalign_lab.comparison import run_comparison, run_training
+from feedalign_lab.comparison_files import Comparison
 from feedalign_lab.domains import domain_of
 from feedalign_lab.errors import SettingError
 from feedalign_lab.language.options import LanguageOptions
@@ -38,7 +41,7 @@ from feedalign_lab.results import TUNING_NAME, WEIGHTS_NAME, ResultsFolder, to_j
 from feedalign_lab.task import Task, silent
 from feedalign_lab.termination import ended_as_by_hand
 from feedalign_lab.training import Schedule
-from feedalign_lab.tuning import Grid, run_search, start_search
+from feedalign_lab.tuning import Grid, GridSearch, run_search, start_search
 from feedalign_lab.tuning_report import tuning_table
 
 _EXIT_OK, _EXIT_DIVERGED, _EXIT_USER_ERROR, _EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -104,15 +107,19 @@ def _compare(options: CompareOptions) -> int:
     plan = plan_of(options, parse_rule_names(options.rules, case), options.trials)
     plan = replace(plan, left_out=left_out(options.rules, case))
     device = device_named(options.device)
-    folder = ResultsFolder.open(_folder_path(options, plan), overwrite=options.overwrite)
+    if (status := status_of_ended(options, asdict(plan))) is not None:
+        return status
     with (
-        folder.only_kept_with_content(),
+        open_folder(options, _folder_path(options, plan), asdict(plan)) as folder,
         cpu_threads(options.threads),
         TrainingProgress(plan.num_epochs(), is_shown=not options.json) as progress,
     ):
         task = _load(plan, device, progress)
-        comparison = run_comparison(plan, task, folder, progress.watch, progress.tell)
-    return _report(comparison, as_json=options.json)
+        # A run of `train` may have the same plan.
+        decides = {**_decides(plan, task, device), "command": "compare"}
+        checkpoints = checkpoints_of(options, folder, decides, progress.say)
+        comparison = run_comparison(plan, task, folder, progress.watch, progress.tell, checkpoints)
+    return _report(comparison, as_json=options.json, ending=way_on(folder.path))
 
 
 def _train(options: TrainOptions) -> int:
@@ -129,10 +136,14 @@ def _train(options: TrainOptions) -> int:
         TrainingProgress(plan.num_epochs(), is_shown=not options.json) as progress,
     ):
         task = _load(plan, device, progress)
-        decides = {**asdict(plan), "device": str(device), "data_facts": dict(task.data_facts())}
-        checkpoints = checkpoints_of(options, folder, decides, progress.say)
+        checkpoints = checkpoints_of(options, folder, _decides(plan, task, device), progress.say)
         comparison = run_training(plan, task, folder, progress.watch, progress.tell, checkpoints)
     return _report(comparison, as_json=options.json, ending=way_on(folder.path))
+
+
+def _decides(plan: Plan, task: Task, device: torch.device) -> dict[str, Any]:
+    """Everything that decides what a run comes to."""
+    return {**asdict(plan), "device": str(device), "data_facts": dict(task.data_facts())}
 
 
 def _load(plan: Plan, device: torch.device, progress: TrainingProgress) -> Task:
@@ -153,28 +164,50 @@ def _tune(options: TuneOptions) -> int:
     device = device_named(options.device)
     grid = Grid(options.rates, options.weight_decays, options.dropouts)
     search = start_search(plans_of_grid(options), grid, device)
+    if (status := status_of_ended(options, search.config(), TUNING_NAME)) is not None:
+        return status
     path = options.out or Path("results") / f"tune-{_in_a_path(options.data)}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    folder = ResultsFolder.open(path, overwrite=options.overwrite)
-
-    def write() -> Path:
-        return folder.write_bytes(TUNING_NAME, to_json(search.to_dict()).encode())
-
     with (
-        folder.only_kept_with_content(),
+        open_folder(options, path, search.config(), TUNING_NAME) as folder,
         cpu_threads(options.threads),
         TrainingProgress(search.num_epochs(), is_shown=not options.json) as progress,
     ):
-        run_search(search, device, progress.watch, write, progress.tell, lambda task: _introduce(task, progress))
-    written = write()
+        written = _search(search, options, device, folder, progress)
     if options.json:
         print(to_json(search.to_dict()), end="")
     else:
         print_table(tuning_table(search))
         print(f"wrote {written}")
     if search.status == "interrupted":
-        print("feedalign: interrupted; what was done is kept.", file=sys.stderr)
+        print(f"feedalign: interrupted; what was done is kept.{way_on(folder.path)}", file=sys.stderr)
         return _EXIT_INTERRUPTED
     return _EXIT_OK
+
+
+def _search(
+    search: GridSearch, options: TuneOptions, device: torch.device, folder: ResultsFolder, progress: TrainingProgress
+) -> Path:
+    """Search, or go on with it, and write what came of it after every candidate."""
+    saved: list[CheckpointFolder] = []
+
+    def begin(task: Task) -> CheckpointFolder:
+        _introduce(task, progress)
+        asked = {"plans": search.plans, "grid": search.grid}
+        decides = {**asked, "device": str(device), "data_facts": dict(task.data_facts()), "command": "tune"}
+        saved.append(checkpoints_of(options, folder, decides, progress.say))
+        return saved[0]
+
+    def write() -> Path:
+        return folder.write_bytes(TUNING_NAME, to_json(search.to_dict()).encode())
+
+    run_search(search, device, progress.watch, write, progress.tell, begin)
+    for checkpoints in saved:
+        search.environment["resumed"] = checkpoints.resumed()
+    written = write()
+    if search.status == "finished":
+        for checkpoints in saved:
+            checkpoints.remove()
+    return written
 
 
 def _describe(options: DescribeOptions) -> int:

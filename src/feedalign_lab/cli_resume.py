@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from feedalign_lab.checkpoints.file import read_checkpoint
-from feedalign_lab.checkpoints.keeper import ENDING, CheckpointFolder, Say, plain
+from feedalign_lab.checkpoints.keeper import ENDED, ENDING, CheckpointFolder, Say, plain
 from feedalign_lab.errors import CheckpointError, OutputFolderError, SettingError
 from feedalign_lab.results import RESULTS_NAME, ResultsFolder, to_json
 
@@ -41,7 +41,9 @@ class Resumable(Protocol):
 
 
 @contextmanager
-def open_folder(options: Resumable, path: Path, configuration: object) -> Iterator[ResultsFolder]:
+def open_folder(
+    options: Resumable, path: Path, configuration: object, name: str = RESULTS_NAME
+) -> Iterator[ResultsFolder]:
     """The folder of a run: that of one to go on with, or one without results; no other run writes to it meanwhile.
 
     Args:
@@ -49,6 +51,7 @@ def open_folder(options: Resumable, path: Path, configuration: object) -> Iterat
         path: Where the results of a new run go.
         configuration: What the results have as `config`: those of such a run that was cut before its first checkpoint
             may be replaced.
+        name: Of the file with the results.
 
     Yields:
         The folder; a new one is taken away again if what is done ends in an error before anything was written.
@@ -67,24 +70,25 @@ def open_folder(options: Resumable, path: Path, configuration: object) -> Iterat
     with folder.only_kept_with_content(), _held(folder.path):
         if resumed is None:
             ResultsFolder.open(path, overwrite=options.overwrite)
-        elif not has_checkpoint(resumed) and not _is_of(_results(resumed), _CUT, configuration):
+        elif not has_checkpoint(resumed) and not _is_of(_results(resumed / name), _CUT, configuration):
             _refuse_results(resumed)
         yield folder
 
 
-def status_of_ended(options: Resumable, configuration: object) -> int | None:
+def status_of_ended(options: Resumable, configuration: object, name: str = RESULTS_NAME) -> int | None:
     """Say how the run to go on with has ended, if it has, with the same settings; its results are left as they are.
 
     Args:
         options: What the user typed.
         configuration: What the results have as `config`.
+        name: Of the file with the results.
 
     Returns:
         The exit status that the run itself had; None where there is something to go on with.
     """
     if options.resume is None or options.overwrite or has_checkpoint(options.resume):
         return None
-    results = _results(options.resume)
+    results = _results(options.resume / name)
     if not _is_of(results, {"finished"}, configuration):
         return None
     if options.json:
@@ -121,9 +125,11 @@ def way_on(folder: Path) -> str:
     if newest is None:
         return ""
     try:
-        saved = f", from what was saved {read_checkpoint(newest)[0].get('what')}"
+        what = read_checkpoint(newest)[0].get("what")
     except (CheckpointError, FileNotFoundError):
-        saved = ""
+        what = ENDED
+    # What is done says nothing of the one that was under way.
+    saved = "" if what == ENDED else f", from what was saved {what}"
     return f" The same command goes on with --resume {folder}{saved}."
 
 
@@ -165,10 +171,10 @@ def _is_of(results: Mapping[str, Any], statuses: set[str], configuration: object
     return same and results.get("status") in statuses
 
 
-def _results(folder: Path) -> dict[str, Any]:
+def _results(path: Path) -> dict[str, Any]:
     """What a run left, empty where it left nothing that can be read."""
     try:
-        found = json.loads((folder / RESULTS_NAME).read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -197,6 +203,13 @@ def checkpoints_of(
         checkpoints.refuse_others()
         if not has_checkpoint(folder.path):
             say(f"{folder.path} holds no checkpoint yet: the training begins anew.")
+        elif num_ended := checkpoints.num_ended():
+            are_done = (
+                "trials are done already, and taken as they"
+                if num_ended > 1
+                else "trial is done already, and taken as it"
+            )
+            say(f"{num_ended} {are_done} came out.")
     return checkpoints
 
 

@@ -103,6 +103,7 @@ class RunOptions:
     """Folder for the results."""
     overwrite: bool = False
     """Replace results that the folder holds already."""
+    resume: Annotated[Path | None, arg(metavar="DIR", help=RESUME, help_behavior_hint="")] = None
     json: bool = False
     """Print the results as JSON and nothing else."""
 
@@ -123,7 +124,6 @@ class TrainOptions(RunOptions):
 
     rule: Name = "dfa"
     """The rule; `feedalign rules` lists them."""
-    resume: Annotated[Path | None, arg(metavar="DIR", help=RESUME, help_behavior_hint="")] = None
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,7 @@ class TuneOptions:
     """Folder for tuning.json, which is written after every candidate."""
     overwrite: bool = False
     """Replace results that the folder holds already."""
+    resume: Annotated[Path | None, arg(metavar="DIR", help=RESUME, help_behavior_hint="")] = None
     json: bool = False
     """Print the results as JSON and nothing else."""
 

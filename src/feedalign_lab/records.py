@@ -78,6 +78,18 @@ class TrialResult:
     epochs: tuple[EpochRecord, ...]
 
 
+def trial_result(columns: Mapping[str, Any]) -> TrialResult:
+    """A result out of what `dataclasses.asdict` made of it.
+
+    Args:
+        columns: By name.
+
+    Returns:
+        The result.
+    """
+    return TrialResult(**{**columns, "epochs": tuple(epoch_record(one) for one in columns["epochs"])})
+
+
 @dataclass(frozen=True)
 class Spread:
     """Mean and sample standard deviation (nan for a single value) of `count` values."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from rich.table import Table
 
 import feedalign as fa
-from feedalign_lab.comparison import Comparison, transfer_remark
+from feedalign_lab.comparison_files import Comparison, transfer_remark
 from feedalign_lab.cost import CostRecord
 from feedalign_lab.papers.setting import UNTUNED
 from feedalign_lab.plan import Plan

@@ -75,7 +75,7 @@ class ResultsFolder:
         taken = [name for name in _NAMES if (self.path / name).exists()]
         saved = sorted(path.name for pattern in _CHECKPOINTS for path in self.path.glob(pattern))
         if taken or saved:
-            way_on = f"; or go on with that run: feedalign train ... --resume {self.path}" if saved else ""
+            way_on = f"; or go on with that run: the same command with --resume {self.path}" if saved else ""
             raise OutputFolderError(
                 f"{self.path / [*taken, *saved][0]} exists already and was left as it is: "
                 f"choose another folder with --out, or replace it with --overwrite{way_on}."

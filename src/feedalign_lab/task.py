@@ -230,6 +230,13 @@ class Task(ABC):
         """Return pictures of several rules side by side, from what their first trials' own `results` noted."""
         return ()
 
+    def notes(self) -> dict[str, Any]:
+        """Return what first trials' own `results` have noted, by rule, to be read and written in place.
+
+        It is kept with what a trial came to, as tensors, numbers, text and containers of them.
+        """
+        return {}
+
     def with_weights(self) -> Sequence[ResultFile]:
         """Return what must lie beside a network's weights for it to be run on new data."""
         return ()

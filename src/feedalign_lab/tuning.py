@@ -7,16 +7,19 @@ Learned feedback is trained at the same rate as the forward weights.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
+from functools import partial
+from itertools import count, product
 from typing import Any, Literal
 
 import torch
 
+from feedalign_lab.checkpoints.keeper import CheckpointFolder, Checkpoints
 from feedalign_lab.domains import domain_of
+from feedalign_lab.done_trials import DoneTrial, checkpoints_named, done_trial
 from feedalign_lab.environment import Environment, describe_environment
 from feedalign_lab.learner import LearnerSpec
 from feedalign_lab.plan import Plan
-from feedalign_lab.records import EpochRecord, Spread, Watch, best_of, spread
+from feedalign_lab.records import EpochRecord, Spread, TrialResult, Watch, best_of, spread
 from feedalign_lab.task import Metric, Task, Tell, silent
 from feedalign_lab.training import Schedule, run_trial
 
@@ -120,24 +123,29 @@ class GridSearch:
         found = [(one.score.mean, one) for one in self.candidates if one.rule == rule and one.score is not None]
         return None if self.metric is None else best_of(found, self.metric.better)
 
+    def config(self) -> dict[str, Any]:
+        """What was asked for, as it stands in the file."""
+        plan = self.plans[0]
+        return {
+            "data": plan.data,
+            "rules": self.rules,
+            "networks": list(dict.fromkeys(plan.network for plan in self.plans)),
+            "batch_sizes": list(dict.fromkeys(plan.schedule.batch_size for plan in self.plans)),
+            "rates": self.grid.rates,
+            "weight_decays": self.grid.weight_decays,
+            "dropouts": self.grid.dropouts,
+            "epochs": plan.schedule.epochs,
+            "clips": list(dict.fromkeys(plan.clip for plan in self.plans)),
+            "trials": plan.trials,
+            "seed": plan.seed,
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Everything, as nested containers for a JSON file."""
-        plan = self.plans[0]
         return {
             "format": _TUNING_FORMAT,
             "status": self.status,
-            "config": {
-                "data": plan.data,
-                "rules": self.rules,
-                "networks": list(dict.fromkeys(plan.network for plan in self.plans)),
-                "batch_sizes": list(dict.fromkeys(plan.schedule.batch_size for plan in self.plans)),
-                "rates": self.grid.rates,
-                "weight_decays": self.grid.weight_decays,
-                "dropouts": self.grid.dropouts,
-                "epochs": plan.schedule.epochs,
-                "trials": plan.trials,
-                "seed": plan.seed,
-            },
+            "config": self.config(),
             "environment": self.environment,
             "metric": self.metric,
             "best": {rule: self.best(rule) for rule in self.rules},
@@ -170,9 +178,12 @@ def run_search(
     watch: Watch,
     on_candidate: Callable[[], object],
     tell: Tell = silent,
-    on_task: Callable[[Task], object] | None = None,
+    on_task: Callable[[Task], CheckpointFolder | None] | None = None,
 ) -> None:
     """Try every candidate. Ctrl-C ends the search early; what was done is kept and marked as interrupted.
+
+    With checkpoints, a search that was cut goes on: trials that are done are taken as they are, and the one that was
+    under way goes on.
 
     Args:
         search: The search; filled in place.
@@ -180,7 +191,8 @@ def run_search(
         watch: Told of every trial and epoch.
         on_candidate: Called after each candidate.
         tell: Told how far something long is.
-        on_task: Called with the first of the tasks, which all have the same data, once they are loaded.
+        on_task: Called with the first of the tasks, which all have the same data, once they are loaded; gives what
+            each trial is saved to and goes on from.
     """
     try:
         for candidate in _tried(search, device, watch, tell, on_task):
@@ -192,7 +204,11 @@ def run_search(
 
 
 def _tried(
-    search: GridSearch, device: torch.device, watch: Watch, tell: Tell, on_task: Callable[[Task], object] | None
+    search: GridSearch,
+    device: torch.device,
+    watch: Watch,
+    tell: Tell,
+    on_task: Callable[[Task], CheckpointFolder | None] | None,
 ) -> Iterator[Candidate]:
     """Train candidate after candidate.
 
@@ -202,14 +218,15 @@ def _tried(
     # All are loaded before any is trained: what does not suit is told before hours go into what does.
     tasks = domain_of(search.plans[0].data).load_all(search.plans, device, tell)
     search.metric = tasks[0].metric
-    if on_task is not None:
-        on_task(tasks[0])
+    checkpoints = None if on_task is None else on_task(tasks[0])
+    numbers = count(1)
     for whole, task in zip(search.plans, tasks, strict=True):
         on_validation = task.for_tuning()
         for rule in whole.rules:
             for plan in search.grid.plans_of(whole):
                 specs = [_same_rate(plan.spec(rule, trial)) for trial in range(plan.trials)]
-                score = try_candidate(on_validation, specs, plan.schedule, watch, tell)
+                of_trial = partial(checkpoints_named, checkpoints, f"candidate-{next(numbers)}")
+                score = try_candidate(on_validation, specs, plan.schedule, watch, tell, of_trial)
                 spec, size = specs[0], plan.schedule.batch_size
                 yield Candidate(rule, plan.network, size, spec.learning_rate, spec.weight_decay, spec.dropout, score)
 
@@ -226,8 +243,17 @@ def _score(task: Task, epochs: Sequence[EpochRecord]) -> float:
     return scores[-1] if task.judged_at == "last" or best is None else best
 
 
+def _nowhere(trial: int) -> None:
+    """Where the trials of a search without checkpoints are saved."""
+
+
 def try_candidate(
-    task: Task, specs: Sequence[LearnerSpec], schedule: Schedule, watch: Watch, tell: Tell = silent
+    task: Task,
+    specs: Sequence[LearnerSpec],
+    schedule: Schedule,
+    watch: Watch,
+    tell: Tell = silent,
+    checkpoints: Callable[[int], Checkpoints | None] = _nowhere,
 ) -> Spread | None:
     """Train one rule at one point of the grid and test it.
 
@@ -237,6 +263,7 @@ def try_candidate(
         schedule: How long to train.
         watch: Told of every trial and epoch.
         tell: Told how far something long is.
+        checkpoints: What a trial is saved to and goes on from, by its number.
 
     Returns:
         The score over the trials; None if one of them diverged.
@@ -246,11 +273,23 @@ def try_candidate(
     """
     scores = []
     for spec in specs:
-        trial = task.trial(spec)
-        trial.tell = tell
-        outcome = run_trial(trial, spec, schedule, watch(spec.rule, spec.trial, schedule.epochs))
+        outcome = _outcome(task, spec, schedule, watch, tell, checkpoints(spec.trial))
         if outcome.status == "interrupted":
             raise KeyboardInterrupt
         if outcome.status == "finished":
             scores.append(_score(task, outcome.epochs))
     return spread(scores) if len(scores) == len(specs) else None
+
+
+def _outcome(
+    task: Task, spec: LearnerSpec, schedule: Schedule, watch: Watch, tell: Tell, checkpoints: Checkpoints | None
+) -> TrialResult:
+    """Train one trial, unless it is done already."""
+    on_epoch = watch(spec.rule, spec.trial, schedule.epochs)
+    if (done := done_trial(checkpoints)) is not None:
+        return done.result
+    trial = task.trial(spec)
+    trial.tell = tell
+    result = run_trial(trial, spec, schedule, on_epoch, checkpoints)
+    DoneTrial(result).keep(checkpoints)
+    return result

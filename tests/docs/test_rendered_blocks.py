@@ -89,7 +89,7 @@ def test_a_record_of_another_layout_is_refused(render_blocks: ModuleType, tmp_pa
 
 
 def test_the_tables_read_the_layout_that_is_written(render_blocks: ModuleType) -> None:
-    from feedalign_lab.comparison import RESULTS_FORMAT
+    from feedalign_lab.comparison_files import RESULTS_FORMAT
 
     assert render_blocks.tables.RESULTS_FORMAT == RESULTS_FORMAT
 

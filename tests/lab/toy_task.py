@@ -59,7 +59,7 @@ class ToyTrial(Trial):
         return 1.0
 
     def results(self) -> Sequence[ResultFile]:
-        self._task.noted.append(self._spec.rule)
+        self._task.noted[self._spec.rule] = self.weight
         return [("weight.txt", self._write)]
 
     def _write(self, path: Path) -> None:
@@ -81,7 +81,7 @@ class ToyTask(Task):
         self.interrupted_files: set[str] = set()
         self.losses: dict[str, float] = {}
         self.steps: list[LearnerSpec] = []
-        self.noted: list[str] = []
+        self.noted: dict[str, Any] = {}
         self.dropped: list[float] = []
 
     def data_facts(self) -> Mapping[str, Any]:
@@ -95,6 +95,9 @@ class ToyTask(Task):
 
     def trial(self, spec: LearnerSpec) -> ToyTrial:
         return ToyTrial(self, spec)
+
+    def notes(self) -> dict[str, Any]:
+        return self.noted
 
     def results(self) -> Sequence[ResultFile]:
         return [("together.txt", lambda path: path.write_text(" ".join(self.noted)))]

@@ -29,11 +29,12 @@ TRAINING, CONVOLUTIONS = "training", "convolutions"
 """Names of the checkpoints of a trial, and of what it builds upon."""
 FIRST_SECONDS = 1.0
 """How long a training lasts before it is saved for the first time: shorter ones are as soon repeated."""
+ENDED = "at its end"
+"""How far a training is that is done, where others of its run are not."""
 MOST_SHARE = 0.02
 """How much of the time may go into checkpoints: after a slow one the next is so much longer in coming."""
 
 _VERSIONS = ("feedalign", "torch")
-_ENDED = "at its end"
 _ANEW = "anew, since no checkpoint that was there could be gone on from"
 
 
@@ -68,6 +69,8 @@ class Checkpoints:
             The content of the newest checkpoint that is sound and of this training, or of the one before; None where
             the training has to begin anew.
         """
+        # Of a run of many trainings, this one begins now.
+        self._due = time.monotonic() + FIRST_SECONDS
         found_any = False
         for path in (self.path, path_before(self.path)):
             try:
@@ -93,7 +96,8 @@ class Checkpoints:
         for path in (self.path, path_before(self.path)):
             with suppress(FileNotFoundError, CheckpointError):
                 label, content = read_checkpoint(path)
-                if label.get("what") == _ENDED and not self._problem(path, label):
+                if label.get("what") == ENDED and not self._problem(path, label):
+                    self.resumed = ENDED
                     return content
         return None
 
@@ -101,9 +105,11 @@ class Checkpoints:
         """Keep what a training came to in the place of its state.
 
         Args:
-            result: Plain values.
+            result: Plain values; the state before is removed, which of large models takes much room.
         """
-        self.save(_ENDED, result)
+        if self.save(ENDED, result):
+            with suppress(OSError):
+                path_before(self.path).unlink(missing_ok=True)
 
     def begin_anew(self, reason: str) -> None:
         """Say that what `newest` gave cannot be gone on from after all.
@@ -136,24 +142,29 @@ class Checkpoints:
         """Whether it is time for the next one."""
         return time.monotonic() >= self._due
 
-    def save(self, what: str, content: Content) -> None:
+    def save(self, what: str, content: Content) -> bool:
         """Write a checkpoint; where that fails it is said, once, and training goes on.
 
         Args:
             what: How far the training is, in words.
             content: Its state.
+
+        Returns:
+            Whether it was written.
         """
+        is_written = False
         start = time.monotonic()
         label = {**self._label, "what": what}
         try:
             write_checkpoint(self.path, label, content, keeps_older=self._newest_is_sound)
-            self._newest_is_sound = True
+            self._newest_is_sound = is_written = True
         except CheckpointError as error:
             if not self._has_failed:
                 self._say(f"{error} Training goes on, and what was saved before is kept; make room for the next one.")
             self._has_failed = True
         end = time.monotonic()
         self._due = end + (end - start) / MOST_SHARE
+        return is_written
 
     def remove(self) -> None:
         """Remove what is on file, once nobody will go on from it."""
@@ -201,11 +212,12 @@ class CheckpointFolder:
             name: Of the training: the beginning of the name of its file.
         """
         if name not in self._made:
-            path = self.path / f"{name}{ENDING}"
-            self._made[name] = Checkpoints(
-                path, self.configuration, self.say, trusts_other_versions=self.trusts_other_versions
-            )
+            self._made[name] = self._new(name)
         return self._made[name]
+
+    def _new(self, name: str) -> Checkpoints:
+        path, trusts = self.path / f"{name}{ENDING}", self.trusts_other_versions
+        return Checkpoints(path, self.configuration, self.say, trusts_other_versions=trusts)
 
     def is_begun(self) -> bool:
         """Whether a checkpoint of any training is there."""
@@ -220,9 +232,17 @@ class CheckpointFolder:
         for path in sorted(self.path.glob(f"*{ENDING}")):
             Checkpoints(path, self.configuration, self.say).refuse_others()
 
+    def num_ended(self) -> int:
+        """How many trainings of the run are done."""
+        names = sorted(path.name.removesuffix(ENDING) for path in self.path.glob(f"*{ENDING}"))
+        return sum(self._new(name).ended() is not None for name in names)
+
     def resumed(self) -> str:
         """What the trainings of this run were gone on from, in words; empty where all began anew."""
-        return ", ".join(f"{name} {made.resumed}" for name, made in self._made.items() if made.resumed)
+        found = {name: made.resumed for name, made in self._made.items() if made.resumed}
+        num_ended = list(found.values()).count(ENDED)
+        done = [f"{num_ended} done before"] if num_ended else []
+        return ", ".join([*done, *(f"{name} {words}" for name, words in found.items() if words != ENDED)])
 
     def remove(self) -> None:
         """Remove the checkpoints of all trainings that were asked for."""

@@ -42,10 +42,10 @@ class NodeTrial(GraphTrial):
         graph: Graph,
         split: Split,
         inputs: tuple[Tensor, ...],
-        pictures: dict[str, Scatter],
+        notes: dict[str, Any],
     ) -> None:
         super().__init__(spec, inputs, len(graph.classes))
-        self.graph, self.split, self._pictures = graph, split, pictures
+        self.graph, self.split, self._notes = graph, split, notes
 
     def loss(self, output: Tensor, number: int) -> Tensor:
         """Return the cross-entropy over the training nodes.
@@ -74,7 +74,7 @@ class NodeTrial(GraphTrial):
     def results(self) -> Sequence[ResultFile]:
         """Return the alignment, and a picture of the hidden activations."""
         scatter = Scatter.of_activations(self.hidden(), self.graph.labels)
-        self._pictures[self.spec.rule] = scatter
+        self._notes[self.spec.rule] = torch.from_numpy(scatter.positions), torch.from_numpy(scatter.labels)
         draw = partial(draw_scatters, {self.spec.rule: scatter}, self.graph.classes)
         return [*super().results(), ("hidden.png", draw)]
 
@@ -106,7 +106,7 @@ class NodeTask(Task):
         # The paper's folds, for the graphs that it splits so.
         self.is_redrawn = network == "dna" and graph.name in DATA_NAMES
         self.inputs = inputs_of(network, graph)
-        self._pictures: dict[str, Scatter] = {}
+        self._notes: dict[str, Any] = {}
 
     def data_facts(self) -> Mapping[str, Any]:
         """Return sizes of the graph and of its split."""
@@ -171,13 +171,18 @@ class NodeTask(Task):
         Returns:
             The trial, untrained.
         """
-        return NodeTrial(spec, self.graph, self.split(spec.seed, spec.trial), self.inputs, self._pictures)
+        return NodeTrial(spec, self.graph, self.split(spec.seed, spec.trial), self.inputs, self._notes)
+
+    def notes(self) -> dict[str, Any]:
+        """Return where each rule's nodes lie in the plane, and their classes; see `Task`."""
+        return self._notes
 
     def results(self) -> Sequence[ResultFile]:
         """Return the hidden activations of all rules side by side."""
-        if len(self._pictures) < 2:
+        if len(self._notes) < 2:
             return ()
-        return [("hidden.png", partial(draw_scatters, dict(self._pictures), self.graph.classes))]
+        pictures = {rule: Scatter(*(one.numpy() for one in noted)) for rule, noted in self._notes.items()}
+        return [("hidden.png", partial(draw_scatters, pictures, self.graph.classes))]
 
     def streams(self) -> tuple[Stream, ...]:
         """Return the names of the streams of random numbers that a trial draws from."""

@@ -49,7 +49,7 @@ class SceneTask(Task):
             raise SettingError("Scenes are trained on a number of rays per step: give one with --batch-size.")
         noise = NOISE_OF_FORWARD_SCENES if scene.is_forward else 0.0
         self.pace = Pace(schedule.batch_size, self.shape.num_iterations, schedule.lr_decay, noise)
-        self._shown: dict[str, Tensor] = {}
+        self._shown: dict[str, Any] = {}
 
     def data_facts(self) -> Mapping[str, Any]:
         """Views, camera, and what is around the scene."""
@@ -101,6 +101,10 @@ class SceneTask(Task):
 
     def _note(self, rule: str, picture: Tensor) -> None:
         self._shown[rule] = picture.cpu()
+
+    def notes(self) -> dict[str, Any]:
+        """Return each rule's picture of the first test view; see `Task`."""
+        return self._shown
 
     def results(self) -> Sequence[ResultFile]:
         """Return the first test view: the truth, then each rule's picture, in the order in which they were trained."""

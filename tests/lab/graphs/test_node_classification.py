@@ -10,6 +10,7 @@ import pytest
 import torch
 from small_graphs import communities
 
+from feedalign_lab.checkpoints.file import read_checkpoint, write_checkpoint
 from feedalign_lab.errors import DivergedError, SettingError
 from feedalign_lab.graphs.graph import Graph
 from feedalign_lab.graphs.names import CLASSIFIER_NAMES
@@ -162,6 +163,20 @@ def test_pictures_and_alignment_are_left_behind(tmp_path: Path) -> None:
     (row,) = json.loads((tmp_path / "backprop-alignment.json").read_text(encoding="utf-8"))
     assert row["point"] == "activation"
     assert row["mean"] == pytest.approx(1, abs=1e-6)
+
+
+def test_what_was_noted_of_a_rule_is_drawn_from_a_file_too(tmp_path: Path) -> None:
+    """A comparison that was cut and goes on draws the rules that were done before as they were."""
+    task = NodeTask(communities(), "gcn")
+    for rule in ("backprop", "dfa"):
+        task.trial(LearnerSpec(rule, "gcn", 0.01)).results()
+    write_checkpoint(tmp_path / "a", {}, task.notes(), keeps_older=False)
+    other = NodeTask(communities(), "gcn")
+    other.notes().update(read_checkpoint(tmp_path / "a")[1])
+    for number, one in enumerate((task, other)):
+        ((_, write),) = one.results()
+        write(tmp_path / f"{number}.png")
+    assert (tmp_path / "0.png").read_bytes() == (tmp_path / "1.png").read_bytes()
 
 
 def test_dead_units_and_two_nodes_can_be_drawn(tmp_path: Path) -> None:
