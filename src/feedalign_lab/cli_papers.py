@@ -1,7 +1,7 @@
 """What `feedalign papers` does."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -10,7 +10,7 @@ from feedalign_lab.cli_machine import cpu_threads, device_named
 from feedalign_lab.errors import OutputFolderError, SettingError, UnknownNameError
 from feedalign_lab.papers.catalogue import all_papers, paper_named
 from feedalign_lab.papers.cells import Paper, Table
-from feedalign_lab.papers.figures import figure_named, figures_of
+from feedalign_lab.papers.figures import DATA, PICTURE, figure_named, figures_of
 from feedalign_lab.papers.figures.drawing import read_drawing
 from feedalign_lab.papers.launch import Workers, launch, say
 from feedalign_lab.papers.options import (
@@ -56,6 +56,7 @@ def run_papers(options: PapersOptions) -> int:
             paper = paper_named(job.paper)
             print_table(paper, _table(paper, job.table), _store(job.records), console, job.cells, form=job.format)
         case ReportOptions() as job:
+            _refuse_taken((job.out,), overwrite=job.overwrite)
             path = write_report(all_papers(), _store(job.records), job.out)
             print(f"wrote {path}")
     return _EXIT_OK
@@ -66,6 +67,16 @@ def _store(folder: Path) -> TrialStore:
     if folder != RECORDS and not folder.is_dir():
         raise OutputFolderError(f"There is no folder {folder} to read records from: name another with --records.")
     return TrialStore(folder)
+
+
+def _refuse_taken(paths: Iterable[Path], *, overwrite: bool) -> None:
+    """Refuse to write over files unasked, before anything is computed."""
+    taken = [] if overwrite else [path for path in paths if path.is_file()]
+    if taken:
+        raise OutputFolderError(
+            f"{taken[0]} exists already and was left as it is: choose another place with --out, or replace it with "
+            "--overwrite."
+        )
 
 
 def _table(paper: Paper, name: str) -> Table:
@@ -82,12 +93,14 @@ def _run(job: RunOptions) -> int:
     paper = paper_named(job.paper)
     figures = {figure.name: figure for figure in figures_of(paper.name)}
     if job.what in figures:
-        _refuse_for_figure(job)
+        of_tables = {"--cells": bool(job.cells), "--jobs": job.jobs != 1, "--launcher": job.launcher != "local"}
+        _refuse_meaningless(job, "figure", of_tables)
         return _run_figure(paper, job)
     names = [table.name for table in paper.tables]
     if job.what not in names:
         raise UnknownNameError(f"table or figure of {paper.name}", job.what, [*names, *figures])
     table = paper.table(job.what)
+    _refuse_meaningless(job, "table", {"--out": job.out is not None, "--overwrite": job.overwrite})
     request = Request(
         paper.name,
         table.name,
@@ -139,21 +152,18 @@ def _by_reason(reasons: Mapping[str, str]) -> dict[str, str]:
     return {reason: ", ".join(names) for reason, names in cells.items()}
 
 
-def _refuse_for_figure(job: RunOptions) -> None:
-    """Refuse what says something of tables alone."""
-    given = {
-        "--cells": bool(job.cells),
-        "--jobs": job.jobs != 1,
-        "--launcher": job.launcher != "local",
-    }
+def _refuse_meaningless(job: RunOptions, what: str, given: Mapping[str, bool]) -> None:
+    """Refuse what says something of figures alone, or of tables."""
     if meaningless := [option for option, is_given in given.items() if is_given]:
-        raise SettingError(f"{job.what} is a figure, for which {', '.join(meaningless)} means nothing: leave it out.")
+        raise SettingError(f"{job.what} is a {what}, for which {', '.join(meaningless)} means nothing: leave it out.")
 
 
 def _run_figure(paper: Paper, job: RunOptions) -> int:
     """Make a figure."""
     figure = figure_named(paper.name, job.what)
     device = str(device_named(job.device))
+    if job.out is not None:
+        _refuse_taken((job.out / f"{figure.name}{ending}" for ending in (PICTURE, DATA)), overwrite=job.overwrite)
     folder: Path = job.out or job.records / paper.name
     try:
         with cpu_threads(job.threads), TrainingProgress(None, is_shown=True) as progress:

@@ -39,6 +39,9 @@ same table at once, on one machine or on many that share the folder of the recor
 begun. A trial is on file once it is done; of trials that are trained at once (--stacked), all are under way together.
 What was under way when the process ended goes on from its last checkpoint, bit for bit.
 
+A figure is drawn anew each time, from trials that are on file as far as they are; beside the records it replaces the
+one that was made with no more. In a folder of --out nothing is replaced without --overwrite.
+
 Examples:
   feedalign papers run dfa-scales table3 --cells 'cora/*'
   feedalign papers run drtp table1 --cells 'fc1-500/*' --trials 3 --epochs 20
@@ -57,8 +60,10 @@ Examples:
 """
 REPORT = """Write all tables and figures to one HTML page that opens from disk.
 
+A page that is there already is left as it is, and the command ends with status 2, unless --overwrite is given.
+
 Examples:
-  feedalign papers report
+  feedalign papers report --overwrite
   feedalign papers report --records results/papers --out report.html
 """
 
@@ -102,6 +107,8 @@ class RunOptions:
     records: Annotated[Path, arg(metavar="DIR", help=_RECORDS_HELP)] = RECORDS
     out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: beside the records)")] = None
     """Of a figure: folder for the picture and its data."""
+    overwrite: bool = False
+    """Of a figure: replace that in the folder of --out, unless it was made with more epochs or trials."""
     stacked: Annotated[int, arg(metavar="N")] = 10
     """Trials of a cell that are trained at once as one stacked model, where the network allows it; 1: one by one."""
     launcher: Annotated[str, arg(metavar="NAME")] = "local"
@@ -138,7 +145,9 @@ class ReportOptions:
 
     records: Annotated[Path, arg(metavar="DIR", help=_RECORDS_HELP)] = RECORDS
     out: Annotated[Path, arg(metavar="FILE")] = Path("results") / "papers.html"
-    """The page; written over where it is there already."""
+    """The page."""
+    overwrite: bool = False
+    """Replace the page if it is there already."""
 
 
 @dataclass(frozen=True)

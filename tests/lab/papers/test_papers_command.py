@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from feedalign_lab.cli import main
+from feedalign_lab.papers.figures import Figure
 
 Call = Callable[..., tuple[int, str, str]]
 # Two hundred short series: an epoch takes a fraction of a second.
@@ -89,6 +90,33 @@ def test_the_report_is_one_page(call: Call, tmp_path: Path) -> None:
     status, out, _ = call("report", "--out", "page.html")
     assert (status, out) == (0, "wrote page.html\n")
     assert CELL in (tmp_path / "page.html").read_text(encoding="utf-8")
+    (tmp_path / "page.html").write_text("precious")
+    status, out, err = call("report", "--out", "page.html")
+    assert (status, out) == (2, "")
+    assert "page.html exists already and was left as it is: " in err
+    assert "--overwrite" in err
+    assert (tmp_path / "page.html").read_text() == "precious"
+    assert call("report", "--out", "page.html", "--overwrite")[0] == 0
+    assert CELL in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("taken", ["theorem.png", "theorem.json"])
+def test_a_figure_replaces_nothing_unasked(
+    taken: str, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder that was named; those beside the records are drawn from them anew."""
+
+    def made(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Figure, "run", made)
+    (tmp_path / taken).write_text("precious")
+    status, out, err = call("run", "drtp", "theorem", "--out", ".")
+    assert (status, out) == (2, "")
+    assert f"{taken} exists already and was left as it is: " in err
+    assert (tmp_path / taken).read_text() == "precious"
+    for arguments in (("--out", ".", "--overwrite"), ("--out", "elsewhere"), ()):
+        assert call("run", "drtp", "theorem", *arguments)[0] == 130
 
 
 @pytest.mark.parametrize(
@@ -114,6 +142,10 @@ def test_the_report_is_one_page(call: Call, tmp_path: Path) -> None:
         (("table", "fdfa", "fig5"), "is a figure"),
         (("run", "drtp", "theorem", "--cells", "x"), "--cells means nothing"),
         (("run", "drtp", "theorem", "--jobs", "2"), "--jobs means nothing"),
+        (
+            ("run", "rnn-dfa", "table1", "--cells", CELL, "--out", "x", "--overwrite"),
+            "--out, --overwrite means nothing",
+        ),
     ],
 )
 def test_wrong_arguments_are_one_line_and_leave_nothing(
