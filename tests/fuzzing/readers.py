@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from unittest import mock
@@ -13,7 +15,7 @@ from feedalign_lab.checkpoints.keeper import Checkpoints
 from feedalign_lab.clicks.row_encoder import RowEncoder
 from feedalign_lab.clicks.scoring import load_scorer
 from feedalign_lab.clicks.sources import load_log
-from feedalign_lab.clicks.store import stored
+from feedalign_lab.clicks.store import sealed, stored
 from feedalign_lab.data import idx, location
 from feedalign_lab.data.cifar import read_batch
 from feedalign_lab.data.series import read_pool
@@ -63,6 +65,13 @@ def _encoder(folder: Path) -> object:
 
 
 def _cached_log(folder: Path) -> object:
+    """Facts that were changed tell the times of the files and have the right sum, so that more than these is read."""
+    path = folder / "facts.json"
+    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts.pop("sum")
+        facts["times"] = {one.name: one.stat().st_mtime_ns for one in folder.iterdir()}
+        path.write_text(sealed(facts), encoding="utf-8")
     found = stored(folder)
     return found and [part.read(0, 5) for part in found[1].values()]
 

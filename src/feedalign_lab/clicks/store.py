@@ -1,5 +1,6 @@
 """Encoded rows: in memory for small logs, in files that are read block by block for large ones."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -179,7 +180,17 @@ class FileSink(Sink):
         encoder.save(path)
         parts = {name: asdict(count) for name, count in self._counts.items()}
         facts = {"sizes": encoder.sizes, "parts": parts, "encoder_bytes": path.stat().st_size}
-        (self._folder / _FACTS_NAME).write_text(json.dumps(facts), encoding="utf-8")
+        facts["times"] = {written.name: _flushed(written) for written in sorted(self._folder.iterdir())}
+        (self._folder / _FACTS_NAME).write_text(sealed(facts), encoding="utf-8")
+
+
+def sealed(facts: Mapping[str, object]) -> str:
+    """The text of facts, with a sum that tells whether it is what was written.
+
+    Args:
+        facts: Plain values.
+    """
+    return json.dumps({**facts, "sum": _sum_of(facts)})
 
 
 def stored(folder: Path) -> tuple[tuple[int, ...], Mapping[PartName, Part]] | None:
@@ -193,14 +204,17 @@ def stored(folder: Path) -> tuple[tuple[int, ...], Mapping[PartName, Part]] | No
     """
     try:
         facts = json.loads((folder / _FACTS_NAME).read_text(encoding="utf-8"))
+        if facts.pop("sum") != _sum_of(facts):
+            return None
+        times = dict(facts["times"])
         sizes = tuple(_checked(size, least=1) for size in facts["sizes"])
         counts = {name: _count(facts["parts"][name]) for name in PART_NAMES}
         encoder_bytes = _checked(facts["encoder_bytes"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    if not sizes or not _has_size(folder / ENCODER_NAME, encoder_bytes):
+    if not sizes or not _is_as_written(folder / ENCODER_NAME, encoder_bytes, times):
         return None
-    if not all(_is_whole(folder, name, len(sizes), count.rows) for name, count in counts.items()):
+    if not all(_is_whole(folder, name, len(sizes), count.rows, times) for name, count in counts.items()):
         return None
     return sizes, {
         name: PartInFiles(folder, name, len(sizes), count.rows, count.clicks) for name, count in counts.items()
@@ -222,14 +236,26 @@ def _checked(number: object, least: int = 0) -> int:
     return number
 
 
-def _is_whole(folder: Path, name: PartName, num_fields: int, num_rows: int) -> bool:
-    """Whether the files of a part are as large as its rows are many; those of an empty one were never opened."""
-    sizes = (4 * num_fields * num_rows, num_rows)
-    return not num_rows or all(_has_size(path, size) for path, size in zip(_paths(folder, name), sizes, strict=True))
+def _is_whole(folder: Path, name: PartName, num_fields: int, num_rows: int, times: Mapping[object, object]) -> bool:
+    """Whether the files of a part are those of so many rows; those of an empty one were never opened."""
+    sizes = zip(_paths(folder, name), (4 * num_fields * num_rows, num_rows), strict=True)
+    return not num_rows or all(_is_as_written(path, size, times) for path, size in sizes)
 
 
-def _has_size(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size == size
+def _is_as_written(path: Path, size: int, times: Mapping[object, object]) -> bool:
+    """Whether nobody has touched a file since: a sum over all of it would take minutes at every start."""
+    return path.is_file() and path.stat().st_size == size and path.stat().st_mtime_ns == times.get(path.name)
+
+
+def _flushed(path: Path) -> int:
+    """Have a file on the disk, and tell the time of its last change: after a power cut nothing less is believed."""
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+    return path.stat().st_mtime_ns
+
+
+def _sum_of(facts: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 @contextmanager

@@ -1,10 +1,13 @@
 """Logs from text to categories: formats, splits, damage, and what is left behind."""
 
 import gzip
+import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import pytest
@@ -227,6 +230,50 @@ def test_a_changed_log_is_encoded_anew(tmp_path: Path, cache: Path, monkeypatch:
     assert sum(part.num_rows for part in load_log(f"criteo:{path}").parts.values()) == 399
 
 
+def test_a_log_that_was_changed_behind_its_size_and_time_is_encoded_anew(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `cp -p` or an archive puts another one in its place."""
+    monkeypatch.setattr(log_module, "LARGEST_IN_MEMORY", 0)
+    path = criteo_file(tmp_path, 400)
+    before, state = content(load_log(f"criteo:{path}")), path.stat()
+    rows = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(rows[::-1]))
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (state.st_size, state.st_mtime_ns)
+    after = content(load_log(f"criteo:{path}"))
+    assert after != before
+    monkeypatch.setattr(log_module, "LARGEST_IN_MEMORY", 2**40)
+    assert after == content(load_log(f"criteo:{path}"))
+
+
+def test_few_places_of_a_large_log_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 1 GiB, which takes no room on a disk: a command must not wait for it, and the first and last bytes count."""
+    monkeypatch.setattr(log_module, "LARGEST_IN_MEMORY", 0)
+    path = tmp_path / "log"
+    with path.open("wb") as file:
+        file.truncate(2**30)
+    time = path.stat().st_mtime_ns
+    keys = []
+    for place in (None, 0, 2**29, 2**30 - 1):
+        if place is not None:
+            with path.open("r+b") as file:
+                file.seek(place)
+                file.write(b"x")
+        os.utime(path, ns=(time, time))
+        start = perf_counter()
+        keys.append(log_module.key_of([path]))
+        assert perf_counter() - start < 1
+    assert len({*keys}) == 3
+    assert keys[1] == keys[2]
+
+
+def test_a_large_log_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_module, "LARGEST_IN_MEMORY", -1)
+    with pytest.raises(MissingDataError, match=f"{tmp_path} cannot be read: Is a directory"):
+        log_module.key_of([tmp_path])
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-7])
 
@@ -235,7 +282,14 @@ def lose(path: Path) -> None:
     path.unlink()
 
 
-@pytest.mark.parametrize("damage", [cut, lose])
+def change(path: Path) -> None:
+    """To as many other bytes, at some other time."""
+    time = path.stat().st_mtime_ns
+    path.write_bytes(path.read_bytes().replace(b"1", b"2") if path.suffix == ".json" else path.stat().st_size * b"1")
+    os.utime(path, ns=(time, time + 1))
+
+
+@pytest.mark.parametrize("damage", [cut, lose, change])
 @pytest.mark.parametrize("name", ["train.categories", "test.labels", "encoder.json", "facts.json"])
 def test_a_damaged_cache_is_made_anew(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None], name: str
@@ -244,11 +298,24 @@ def test_a_damaged_cache_is_made_anew(
     path = criteo_file(tmp_path)
     expected = content(load_log(f"criteo:{path}"))
     (folder,) = (cache / "clicks").iterdir()
+    whole = {one.name: one.read_bytes() for one in folder.iterdir() if one.name != "facts.json"}
     damage(folder / name)
     assert content(load_log(f"criteo:{path}")) == expected
+    assert {one.name: one.read_bytes() for one in folder.iterdir() if one.name != "facts.json"} == whole
     assert [one.name for one in (cache / "clicks").iterdir()] == [folder.name]
     monkeypatch.setattr(log_module, "_encode_into", lambda *args: pytest.fail("encoded anew"))
     assert content(load_log(f"criteo:{path}")) == expected
+
+
+def test_facts_that_were_changed_are_not_believed(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_module, "LARGEST_IN_MEMORY", 0)
+    path = criteo_file(tmp_path, 400)
+    sizes = load_log(f"criteo:{path}").sizes
+    (facts,) = (cache / "clicks").glob("*/facts.json")
+    content = json.loads(facts.read_text())
+    content["sizes"][0] += 1
+    facts.write_text(json.dumps(content))
+    assert load_log(f"criteo:{path}").sizes == sizes
 
 
 # Damage.
