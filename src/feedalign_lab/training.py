@@ -4,13 +4,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
+
+from torch import nn
 
 from feedalign_lab.checkpoints.keeper import Checkpoints
 from feedalign_lab.checkpoints.resuming import Stateful, resume
 from feedalign_lab.divergence import check_the_end, checked_alignment
 from feedalign_lab.errors import DivergedError, SettingError
-from feedalign_lab.kept_weights import KeptWeights
 from feedalign_lab.learner import LearnerSpec
 from feedalign_lab.records import EpochRecord, OnEpoch, Status, TrialResult, epoch_record
 from feedalign_lab.running import dropout_stream
@@ -60,13 +61,20 @@ class Schedule:
         return epoch % self.angles_every == 0 or epoch == self.epochs
 
 
+class Seeing(Stateful, Protocol):
+    """What is told of every epoch, and goes on from where it was."""
+
+    def see(self, model: nn.Module, record: EpochRecord) -> None:
+        """Be told of an epoch, and of the network as it is after it."""
+
+
 def run_trial(
     trial: Trial,
     spec: LearnerSpec,
     schedule: Schedule,
     on_epoch: OnEpoch | None = None,
     checkpoints: Checkpoints | None = None,
-    kept: KeptWeights | None = None,
+    kept: Seeing | None = None,
 ) -> TrialResult:
     """Train and keep a record of every epoch.
 
@@ -90,7 +98,8 @@ def run_trial(
         schedule: How long to train.
         on_epoch: Called with each record as it is made, and first with those of the epochs that are gone on from.
         checkpoints: What it is saved to and goes on from; None neither saves nor resumes.
-        kept: Keeps the weights of the epoch that counts.
+        kept: Sees the network after every epoch, and is saved with it: keeps the weights of the one that counts, or
+            measures.
 
     Returns:
         The result, whose status says how the trial ended.
@@ -118,7 +127,7 @@ class _Run:
     schedule: Schedule
     on_epoch: OnEpoch | None
     checkpoints: Checkpoints | None
-    kept: KeptWeights | None
+    kept: Seeing | None
     records: list[EpochRecord] = field(default_factory=list)
     # Of the epoch under way: what its steps took before `since`, when they went on.
     seconds: float = 0.0

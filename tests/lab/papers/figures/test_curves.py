@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from cut_runs import Cut
 
 from feedalign.measure import LayerAlignment
+from feedalign_lab.checkpoints.keeper import ENDING
 from feedalign_lab.errors import SettingError
 from feedalign_lab.papers.figures import Figure, Size, read_drawing
 from feedalign_lab.papers.figures.curves import CurvePanel, Curves, Line, curve_cell
@@ -14,7 +16,7 @@ from feedalign_lab.papers.figures.figure import unwatched
 from feedalign_lab.papers.figures.layers import angle_panels, falls_short_by, has_smallest_angle_in_last, weight_angles
 from feedalign_lab.papers.figures.probing import Probe
 from feedalign_lab.papers.store import TrialStore
-from feedalign_lab.records import OnEpoch
+from feedalign_lab.records import EpochRecord, OnEpoch
 from feedalign_lab.task import Trial
 
 WHOLE = Size(epochs=4, trials=3)
@@ -91,6 +93,36 @@ def test_ctrl_c_ends_a_figure_and_leaves_what_is_done_on_file(tmp_path: Path, pr
         figure.run(store, tmp_path, trials=1, epochs=1, watch=watch)
     assert [record.cell for record in store.read("drtp", "made").records] == ["backprop"]
     assert not (tmp_path / "made.png").exists()
+
+
+@pytest.mark.usefixtures("always_saving")
+@pytest.mark.parametrize("probe", [None, weight_angles])
+def test_a_trial_of_a_figure_goes_on_in_its_epoch(tmp_path: Path, probe: Probe | None) -> None:
+    """With all that was measured before it was cut, in the third of four epochs."""
+    panel = CurvePanel("loss", "loss", (Line("dfa", "dfa", "train loss"),))
+    figure = replace(FIGURE, recipe=Curves(CELLS[1:], (panel,), probe=probe))
+    drawings, measured = [], []
+
+    def dies(what: str, trial: int, epochs: int) -> OnEpoch:
+        def on_epoch(record: EpochRecord) -> None:
+            measured.append(record.epoch)
+            if record.epoch == 3:
+                raise Cut
+
+        return on_epoch
+
+    for folder in ("whole", "twice"):
+        store = TrialStore(tmp_path / folder)
+        if folder == "twice":
+            with pytest.raises(Cut):
+                figure.draw(store, epochs=4, trials=1, watch=dies)
+        drawings.append(figure.draw(store, epochs=4, trials=1).panels)
+    assert measured == [1, 2, 3]
+    assert drawings[0] == drawings[1]
+    whole, twice = (TrialStore(tmp_path / folder).read("drtp", "made").records[0] for folder in ("whole", "twice"))
+    assert replace(whole.curve, seconds=()) == replace(twice.curve, seconds=())
+    assert twice.environment["resumed"] == "in epoch 3 of 4"
+    assert not [path for path in (tmp_path / "twice").rglob("*") if ENDING in path.name]
 
 
 def test_a_whole_protocol_has_no_label(tmp_path: Path) -> None:
