@@ -57,6 +57,31 @@ def test_compare_a_scene_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert {"views.png", "dfa-view.png", "dfa-turn.gif", "shallow-view.png", "learning_curves.png"} <= written
 
 
+def test_a_comparison_that_was_cut_shows_the_views_of_all_rules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = write_blender(tmp_path / "scene", {"train": 3, "val": 1, "test": 2}, size=(24, 24))
+    arguments = ["--data", f"nerf:{scene}", "--network", "nerf-tiny", "--epochs", "1", "--batch-size", "16"]
+    command = ["compare", *arguments, "--rules", "dfa,shallow", "--trials", "1"]
+    whole, twice = tmp_path / "whole", tmp_path / "twice"
+    assert main([*command, "--out", str(whole)]) == 0
+    honest = comparison.run_trial
+
+    def interrupt_in_the_second(trial: Any, spec: Any, *others: Any) -> Any:
+        if spec.rule == "shallow":
+            raise KeyboardInterrupt
+        return honest(trial, spec, *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(comparison, "run_trial", interrupt_in_the_second)
+        assert main([*command, "--out", str(twice)]) == 130
+    assert not (twice / "views.png").exists()
+    assert main([*command, "--resume", str(twice)]) == 0
+    assert {path.name for path in twice.iterdir()} == {path.name for path in whole.iterdir()}
+    for path in whole.glob("*.png"):
+        assert (twice / path.name).read_bytes() == path.read_bytes()
+
+
 @pytest.mark.parametrize("network", ["nerf", "nerf-dual", "nerf-xl"])
 def test_train_the_larger_networks(tmp_path: Path, network: str) -> None:
     scene, out = write_llff(tmp_path / "scene", 9), tmp_path / "out"
