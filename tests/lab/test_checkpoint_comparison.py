@@ -14,7 +14,7 @@ from lab_output import one_line, results_in
 from made_data import made
 from toy_task import ToyTask, ToyTrial
 
-from feedalign_lab import comparison, data, transfer
+from feedalign_lab import comparison, cost, data, transfer
 from feedalign_lab.checkpoints.keeper import ENDING
 from feedalign_lab.cli import main
 from feedalign_lab.learner import LearnerSpec
@@ -77,7 +77,7 @@ def without_time(content: Any) -> Any:
     return [without_time(one) for one in content] if isinstance(content, list) else content
 
 
-@pytest.mark.parametrize("num_epochs", [0, 2, 3, 5, 6, 8, 9, 11])
+@pytest.mark.parametrize("num_epochs", [0, 2, 3, 8, 9])
 def test_a_comparison_goes_on_anywhere(num_epochs: int, tmp_path: Path, task: ToyTask, epochs: list[Epoch]) -> None:
     """Of 2 x 2 trials of 3 epochs: in the first epoch of one, between two, in any trial of any rule."""
     whole, twice = tmp_path / "whole", tmp_path / "twice"
@@ -180,7 +180,7 @@ def test_trials_that_diverged_are_done_too(
     assert "feedalign: trial 2: backprop" in error
 
 
-@pytest.mark.parametrize("num_epochs", [0, 2, 3, 13, 23])
+@pytest.mark.parametrize("num_epochs", [0, 3, 13])
 def test_a_search_goes_on_anywhere(num_epochs: int, tmp_path: Path, task: ToyTask, epochs: list[Epoch]) -> None:
     """Of 2 x 2 candidates of 2 trials of 3 epochs."""
     whole, twice = tmp_path / "whole", tmp_path / "twice"
@@ -193,13 +193,14 @@ def test_a_search_goes_on_anywhere(num_epochs: int, tmp_path: Path, task: ToyTas
     assert files_in(twice) == files_in(whole)
     resumed = json.loads((twice / "tuning.json").read_text())["environment"]["resumed"]
     assert resumed.partition(",")[0] == {
-        0: "", 2: "candidate-1-1 after epoch 2 of 3", 3: "1 done before", 13: "4 done before", 23: "7 done before",
+        0: "", 3: "1 done before", 13: "4 done before",
     }[num_epochs]  # fmt: skip
 
 
 def test_transferred_convolutions_are_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut in the second rule of the first trial, then in the second trial's convolutions, which all rules need."""
     monkeypatch.setattr(data, "load", lambda name, device="cpu", **_: made(name, 40))
+    monkeypatch.setattr(cost, "_BUDGET_SECONDS", 0.01)
     run = ["compare", "--data", "mnist", "--network", "cnn-bn", "--rules", "dfa,shallow", "--trials", "2", "--transfer"]
     run += ["--epochs", "2", "--transfer-epochs", "2", "--batch-size", "20"]
     whole, cut_twice = tmp_path / "whole", tmp_path / "twice"
