@@ -27,7 +27,7 @@ def clock(seed: int = 5, counter: int = 1) -> Tensor:
 
 def on_device(like: Tensor, num: int, at: Tensor, stream: int, distribution: str) -> Tensor:
     """What other devices than the CPU draw, drawn here."""
-    return _drawn_on_device((num, *like.shape), like, at, stream, distribution, 0)
+    return _drawn_on_device(like, num, at, stream, distribution, 0)
 
 
 every_draw = pytest.mark.parametrize("draw", [perturbation, on_device])
@@ -160,6 +160,20 @@ def test_tensors_drawn_together_have_the_numbers_of_each_alone(distribution: str
     assert [drawn.dtype for drawn in together] == [like.dtype for like in likes]
 
 
+@every_distribution
+def test_numbers_do_not_depend_on_the_default_device_nor_on_the_company(distribution: str) -> None:
+    alone = perturbation(LIKE, 2, clock(), 5, distribution)
+    torch.set_default_device("meta")
+    try:
+        elsewhere = perturbation(LIKE, 2, torch.tensor([5, 1], device="cpu"), 5, distribution)
+    finally:
+        torch.set_default_device(None)
+    assert torch.equal(elsewhere, alone)
+    together = perturbations([LIKE, LIKE.to("meta")], 2, clock(), 5, distribution)
+    assert torch.equal(together[0], alone)
+    assert (together[1].device.type, together[1].shape) == ("meta", alone.shape)
+
+
 def test_magnitudes_are_those_of_torchs_own_weights_and_the_same_for_all_processes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -245,6 +259,9 @@ def test_blocks_of_a_large_tensor_have_no_correlation(draw: Draw) -> None:
 @every_distribution
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_compiled_code_draws_the_same_numbers(distribution: str, dtype: torch.dtype) -> None:
+    # Dynamo makes eight versions of a function at most, whatever test asked for them.
+    torch.compiler.reset()
+
     def step(like: Tensor, at: Tensor) -> Tensor:
         return 2 * perturbation(like, 2, at, 3, distribution)
 

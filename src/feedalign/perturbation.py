@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from feedalign.feedback import counter_uniform
-from feedalign.transforms import is_plain
+from feedalign.transforms import is_plain, is_watched, outside_batched_gradients
 
 _MASK = (1 << 64) - 1
 # The bit pattern of 1.0 in single precision, and its sign bit.
@@ -107,27 +107,36 @@ def magnitude(weight: Tensor, clock: Tensor, stream: int) -> Tensor:
 
 def _placed(likes: Sequence[Tensor], num: int, clock: Tensor, first_stream: int, kind: str, rank: int) -> list[Tensor]:
     likes = [like.detach() for like in likes]
-    # In plain eager code without the operator, which takes as long as a small draw.
-    if type(clock) is Tensor and is_plain():
+    # In plain eager code without the operator, which takes as long as a small draw; whoever traces is to see it.
+    if type(clock) is Tensor and is_plain() and not is_watched():
         return _drawn(likes, num, clock, first_stream, kind, rank)
     return [_perturbation(like, num, clock, place, kind, rank) for place, like in enumerate(likes, first_stream)]
 
 
 def _drawn(likes: Sequence[Tensor], num: int, clock: Tensor, first_stream: int, kind: str, rank: int) -> list[Tensor]:
-    shapes = [(num, *like.shape) for like in likes]
     if any(like.device.type != "cpu" for like in likes):
+        # A model may lie on several devices: each tensor's numbers are those of its own.
         return [
-            _drawn_on_device(shape, like, clock, place, kind, rank)
-            for place, (shape, like) in enumerate(zip(shapes, likes, strict=True), first_stream)
+            _drawn([like], num, clock, place, kind, rank)[0]
+            if like.device.type == "cpu"
+            else _drawn_on_device(like, num, clock, place, kind, rank)
+            for place, like in enumerate(likes, first_stream)
         ]
     seed, counter = clock.tolist()
     keys = [mixed(seed, counter, first_stream + number, rank) for number in range(len(likes))]
-    if kind == "rademacher":
-        signs = (_signs(shape, Generator().manual_seed(key)) for shape, key in zip(shapes, keys, strict=True))
-        return [drawn.to(like.dtype) for drawn, like in zip(signs, likes, strict=True)]
-    drawn = [torch.empty(shape, dtype=like.dtype) for shape, like in zip(shapes, likes, strict=True)]
-    _fill(_FILLS[kind], drawn, keys)
+    # By name here and below: the user may have set another default device.
+    drawn = [torch.empty((num, *like.shape), dtype=like.dtype, device="cpu") for like in likes]
+    with outside_batched_gradients():
+        if kind == "rademacher":
+            for one, key in zip(drawn, keys, strict=True):
+                _fill_signs(one, _generator(key))
+        else:
+            _fill(_FILLS[kind], drawn, keys)
     return drawn
+
+
+def _generator(seed: int) -> Generator:
+    return Generator("cpu").manual_seed(seed)
 
 
 def _fill(fill: Callable[[Tensor, Generator], object], drawn: list[Tensor], keys: list[int]) -> None:
@@ -140,7 +149,7 @@ def _fill(fill: Callable[[Tensor, Generator], object], drawn: list[Tensor], keys
         seeds += [mixed(key, number) for number in range(len(parts))]
 
     def fill_block(block: Tensor, seed: int) -> None:
-        fill(block, Generator().manual_seed(seed))
+        fill(block, _generator(seed))
 
     # Torch fills a tensor in one thread whatever its size. Threads of ours pay where that takes longer than torch's own
     # go on spinning after their last operation, which hold the cores for about a millisecond.
@@ -157,7 +166,8 @@ def _fill_normal(block: Tensor, generator: Generator) -> None:
 
 def _fill_uniform(block: Tensor, generator: Generator) -> None:
     """The middles of 2^16 equal parts of -1 to 1: four numbers of a word, which takes as long as one drawn by torch."""
-    words = torch.empty(-(-block.numel() // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    words = torch.empty(-(-block.numel() // 4), dtype=torch.int64, device="cpu")
+    words.random_(-(2**63), None, generator=generator)
     levels = words.view(torch.int16)[: block.numel()]
     block.copy_(levels).add_(0.5).mul_(2.0**-15)
 
@@ -172,16 +182,18 @@ def _threads(process: int, num: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(num, thread_name_prefix="feedalign")
 
 
-def _signs(shape: tuple[int, ...], generator: Generator) -> Tensor:
+def _fill_signs(drawn: Tensor, generator: Generator) -> None:
     """-1 and 1 from the bits of random words: 30 times as fast as one draw for each."""
-    size = math.prod(shape)
-    words = torch.empty(-(-size // 32), dtype=torch.int64).random_(generator=generator)
-    bits = words.to(torch.int32).unsqueeze(1) << torch.arange(32, dtype=torch.int32)
-    return bits.bitwise_and_(_SIGN).bitwise_or_(_ONE).view(torch.float32).flatten()[:size].reshape(shape)
+    size = drawn.numel()
+    words = torch.empty(-(-size // 32), dtype=torch.int64, device="cpu").random_(generator=generator)
+    bits = words.to(torch.int32).unsqueeze(1) << torch.arange(32, dtype=torch.int32, device="cpu")
+    signs = bits.bitwise_and_(_SIGN).bitwise_or_(_ONE).view(torch.float32).flatten()[:size]
+    drawn.view(-1).copy_(signs)
 
 
-def _drawn_on_device(shape: tuple[int, ...], like: Tensor, clock: Tensor, stream: int, kind: str, rank: int) -> Tensor:
+def _drawn_on_device(like: Tensor, num: int, clock: Tensor, stream: int, kind: str, rank: int) -> Tensor:
     """Counter-based numbers: the clock is read on the device."""
+    shape, clock = (num, *like.shape), clock.to(like.device)
     # Place and rank go into the seed, so that no place draws at one forward what another did at the one before.
     seed, place = clock[0] ^ (mixed(stream, rank) >> 2), 2 * clock[1]
     size = (math.prod(shape),)

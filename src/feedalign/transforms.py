@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import FrameType
 from typing import TypeVar
 
@@ -28,6 +29,19 @@ def inside_transform() -> bool:
 def is_plain() -> bool:
     """Whether what runs is neither being compiled nor transformed."""
     return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is None
+
+
+def is_watched() -> bool:
+    """Whether somebody sees every operation that runs, as `make_fx` does to write a program down."""
+    return torch._C._len_torch_dispatch_stack() > 0
+
+
+def outside_batched_gradients() -> AbstractContextManager[None]:
+    """Let random numbers be drawn inside `torch.autograd.grad(is_grads_batched=True)`, which refuses them."""
+    key = torch._C._parse_dispatch_key("VmapMode")
+    assert key is not None
+    guard: AbstractContextManager[None] = torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key))
+    return guard
 
 
 def forget_compiled_code() -> None:

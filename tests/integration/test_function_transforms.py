@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
 import feedalign as fa
@@ -29,6 +30,60 @@ def ensemble(rule: fa.Rule, make: type[nn.Module], inputs: Tensor, dtype: torch.
         attached(lambda seed=seed: make(seed).to(dtype), rule, inputs, generator=torch.Generator().manual_seed(seed))
         for seed in range(NUM_MODELS)
     ]
+
+
+@pytest.mark.parametrize("rule", [fa.DFA(), fa.FRSF(), fa.BRSF(), fa.FDFA()], **names)
+def test_models_may_share_their_weights_and_differ_in_what_was_drawn(rule: fa.Rule) -> None:
+    models = [
+        attached(lambda: Perceptron(1), rule, x, generator=torch.Generator().manual_seed(seed)) for seed in range(2)
+    ]
+    _, buffers = stack_module_state(models)
+    parameters = dict(models[0].named_parameters())
+    learned = {name: p for name, p in parameters.items() if "feedalign" not in name}
+    held = {name: p for name, p in parameters.items() if "feedalign" in name}
+
+    def loss(learned: State, buffers: State) -> Tensor:
+        return F.cross_entropy(functional_call(models[0], ({**learned, **held}, buffers), (x,)), y)
+
+    found = vmap(grad(loss), in_dims=(None, 0))({name: p.detach() for name, p in learned.items()}, buffers)
+    for lane, model in enumerate(models):
+        if held:
+            model.load_state_dict({**model.state_dict(), **{name: p.detach() for name, p in held.items()}})
+        expected = gradients_of_step(model, x, y)
+        own = {name: expected[name] for name in learned}
+        assert_same_gradients({name: g[lane] for name, g in found.items()}, own, tolerance=1e-6)
+
+
+@pytest.mark.parametrize("rule", [fa.FA(), fa.BRSF(), fa.DFA(), fa.FDFA()], **names)
+def test_batched_gradients_are_those_of_each_vector(rule: fa.Rule) -> None:
+    model = attached(Perceptron, rule, x)
+    outputs = model(x)
+    weights = [p for name, p in model.named_parameters() if "feedalign" not in name]
+    vectors = torch.eye(outputs.shape[1])[:, None].expand(-1, *outputs.shape)
+    batched = torch.autograd.grad(outputs, weights, vectors, is_grads_batched=True, retain_graph=True)
+    for number, vector in enumerate(vectors):
+        alone = torch.autograd.grad(outputs, weights, vector, retain_graph=True)
+        for one, other in zip(batched, alone, strict=True):
+            torch.testing.assert_close(one[number], other)
+
+
+@pytest.mark.parametrize("rule", [fa.BRSF(), fa.WeightPerturbed(), fa.ActivityPerturbed()], **names)
+def test_a_program_written_down_draws_anew_by_its_clock(rule: fa.Rule) -> None:
+    """What is drawn stands in it as an operation of the clock, not as numbers."""
+    model = attached(Perceptron, rule, x)
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    buffers = dict(model.named_buffers())
+
+    def step(parameters: State, buffers: State) -> list[Tensor]:
+        parameters = {name: p.detach().requires_grad_() for name, p in parameters.items()}
+        loss = F.cross_entropy(functional_call(model, (parameters, buffers), (x,)), y)
+        return list(torch.autograd.grad(loss, list(parameters.values())))
+
+    program = make_fx(step)(parameters, buffers)
+    later = {name: buffer + 3 if name.endswith("counter") else buffer for name, buffer in buffers.items()}
+    for state in (buffers, later):
+        for one, other in zip(program(parameters, state), step(parameters, state), strict=True):
+            torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("rule", ALL_RULES, **names)

@@ -129,6 +129,14 @@ def test_frozen_weights_are_no_layers_and_change_nothing_elsewhere(
         assert one.sampling == pytest.approx(other.sampling, rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.parametrize("rule", [rule() for rule in fa.ALL_RULES], ids=lambda rule: rule.name)
+def test_every_rule_has_a_variance_and_a_bias(rule: fa.Rule) -> None:
+    widths = (nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 3))
+    model = attached(rule, lambda: nn.Sequential(*widths).double())
+    assert all(row.total >= 0 for row in fa.measure.variance(model, F.cross_entropy, (x, y), num_draws=2).layers)
+    assert fa.measure.bias(model, F.cross_entropy, (x, y), num_draws=2).layers
+
+
 def test_small_memory_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model = attached(fa.ActivityPerturbed())
     roomy = fa.measure.variance(model, F.cross_entropy, (x, y), num_draws=4)

@@ -38,7 +38,7 @@ class USF(LayerwiseRule):
         """Return `scale * sign(weight)`, of the weight's shape `[out, in, ...]`."""
         del drawn
         fan_in = math.prod(weight.shape[1:])
-        # In place here and below: a second matrix beside the first costs more than the arithmetic.
+        # In place here and below: another matrix beside the first costs more than the arithmetic.
         return weight.sign().mul_(self.scale if self.scale is not None else 1.0 / math.sqrt(3 * fan_in))
 
 
@@ -93,4 +93,5 @@ class BRSF(LayerwiseRule):
 
 def _with_signs(drawn: Tensor, weight: Tensor) -> Tensor:
     """Return `|drawn| * sign(weight)`, zero where the weight is."""
-    return weight.sign().mul_(drawn).copysign_(weight)
+    # The product is a tensor of its own: under vmap it may stand for more than the weight alone does.
+    return (weight.sign() * drawn).copysign_(weight)
