@@ -41,9 +41,11 @@ def test_the_library_imports_nothing_but_torch_numpy_and_the_standard_library() 
 
 
 def test_the_check_would_notice() -> None:
+    """Without the callbacks, whose frameworks take seconds to import."""
     spoiled = SCRIPT.replace('{"torch", "numpy", "feedalign"', '{"torch", "feedalign"').replace(
         "import feedalign\n", "import feedalign\nexec('import numpy', {'__name__': 'feedalign.spoiled'})\n"
     )
+    spoiled = spoiled.replace("importlib.import_module(name)", "'callbacks' in name or importlib.import_module(name)")
     done = subprocess.run([sys.executable, "-c", spoiled], capture_output=True, text=True, check=False)
     assert "feedalign.spoiled imports numpy" in done.stderr
 
