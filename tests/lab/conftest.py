@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from toy_task import ToyDomain, ToyTask
 
 from feedalign_lab import comparison, domains
@@ -32,3 +33,18 @@ def always_saving(monkeypatch: pytest.MonkeyPatch) -> None:
     """Checkpoints are due wherever one can be written."""
     monkeypatch.setattr(keeper, "FIRST_SECONDS", 0.0)
     monkeypatch.setattr(keeper, "MOST_SHARE", float("inf"))
+
+
+@pytest.fixture
+def rough_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All is drawn, but on few dots, and where it falls: for tests in which pictures are not the point.
+
+    Arranging what is on a picture, and its dots, take most of the time.
+    """
+    save = Figure.savefig
+
+    def save_roughly(figure: Figure, *arguments: Any, **options: Any) -> None:
+        figure.set_layout_engine("none")
+        save(figure, *arguments, **{**options, "dpi": 20})
+
+    monkeypatch.setattr(Figure, "savefig", save_roughly)

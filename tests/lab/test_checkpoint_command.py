@@ -16,7 +16,7 @@ from feedalign_lab.checkpoints import file
 from feedalign_lab.cli import main
 from feedalign_lab.results import ResultsFolder
 
-pytestmark = pytest.mark.usefixtures("always_saving")
+pytestmark = pytest.mark.usefixtures("always_saving", "rough_pictures")
 
 RUN = ["train", "--network", "fc2-8", "--rule", "fdfa", "--dropout", "0.1", "--epochs", "3", "--batch-size", "500"]
 CUT_AT = 2

@@ -17,6 +17,8 @@ from feedalign_lab.learner import Learner
 from feedalign_lab.models import build_network
 from feedalign_lab.seeding import stream_seed
 
+pytestmark = pytest.mark.usefixtures("rough_pictures")
+
 
 @pytest.fixture(autouse=True)
 def quick_cost(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,8 @@ from feedalign_lab.learner import LearnerSpec
 from feedalign_lab.records import best_of, chosen_epoch, summarize
 from feedalign_lab.training import Schedule, run_trial
 
+pytestmark = pytest.mark.usefixtures("rough_pictures")
+
 SPEC = LearnerSpec("dfa", "line", 0.5)
 RUN = ["compare", "--data", "toys", "--rules", "backprop,dfa", "--trials", "2"]
 

@@ -14,6 +14,8 @@ from feedalign_lab.limits_plot import PANELS, accuracies, draw_limits
 from feedalign_lab.limits_sweep import SERIES, Point, Record, Series, SweepPlan, run_sweep
 from feedalign_lab.records import EpochRecord, TrialResult
 
+pytestmark = pytest.mark.usefixtures("rough_pictures")
+
 TINY = SweepPlan("digits", "fc1-8", 1, 2, (Series("error-bits", "dfa", (4, 1)), Series("delay", "dfa", (1,))))
 FREE = [Point("fc1-8", rule, "") for rule in ("backprop", "shallow", "dfa")]
 POINTS = [*FREE, *(Point("fc1-8", "dfa", limits) for limits in ("error-bits=4", "error-bits=1", "delay=1"))]

@@ -18,6 +18,8 @@ from feedalign_lab.records import EpochRecord, TrialResult, chosen_epoch, summar
 from feedalign_lab.tensors import TensorTrial, measure_test_error
 from feedalign_lab.training import Schedule
 
+pytestmark = pytest.mark.usefixtures("rough_pictures")
+
 SPEC = LearnerSpec("backprop", "gru-8", 1e-2)
 
 

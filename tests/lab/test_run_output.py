@@ -17,6 +17,8 @@ from feedalign_lab.domains import domain_of
 from feedalign_lab.papers.setting import RuleSetting
 from feedalign_lab.task import ResultFile
 
+pytestmark = pytest.mark.usefixtures("rough_pictures")
+
 RUN = ["compare", "--data", "toys", "--rules", "backprop,dfa", "--trials", "2"]
 TRAIN = ["train", "--data", "toys", "--rule", "dfa"]
 

@@ -20,6 +20,8 @@ from feedalign_lab.models.transfer import FrozenBatchNorm2d, classifier_points, 
 from feedalign_lab.tensors import measure_test_error
 from feedalign_lab.training import Schedule
 
+pytestmark = pytest.mark.usefixtures("rough_pictures")
+
 DATASET = made("mnist", 40)
 RUN = ["compare", "--data", "mnist", "--network", "cnn-bn", "--transfer", "--epochs", "1", "--batch-size", "10"]
 

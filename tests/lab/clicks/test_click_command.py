@@ -12,6 +12,8 @@ from feedalign_lab import comparison
 from feedalign_lab.cli import main
 from feedalign_lab.cost import CostRecord
 
+pytestmark = pytest.mark.usefixtures("rough_pictures")
+
 
 @pytest.fixture(autouse=True)
 def untimed(monkeypatch: pytest.MonkeyPatch) -> None:

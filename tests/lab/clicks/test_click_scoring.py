@@ -25,6 +25,8 @@ from feedalign_lab.errors import CorruptFileError, MissingDataError
 from feedalign_lab.task import silent
 from feedalign_lab.training import Schedule
 
+pytestmark = pytest.mark.usefixtures("rough_pictures")
+
 CPU = torch.device("cpu")
 NAMES = [field.name for field in CRITEO.fields]
 

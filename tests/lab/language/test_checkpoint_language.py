@@ -21,7 +21,7 @@ from feedalign_lab.language.plan import LanguagePlan, Optimization, ScheduleName
 from feedalign_lab.language.records import LanguageRun
 from feedalign_lab.language.training import train
 
-pytestmark = pytest.mark.usefixtures("always_saving")
+pytestmark = pytest.mark.usefixtures("always_saving", "rough_pictures")
 
 
 def facts(run: LanguageRun) -> str:

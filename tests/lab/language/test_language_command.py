@@ -18,6 +18,8 @@ from feedalign_lab.language.evaluation import mean_loss
 from feedalign_lab.language.saved import load_transformer
 from feedalign_lab.language.tokens import load_tokenizer, tokenize
 
+pytestmark = pytest.mark.usefixtures("rough_pictures")
+
 VERSE = "the cat sat on the mat and the dog sat on the log, so the cat saw the dog and the mat saw the log.\n"
 TINY = [
     *("--layers", "2", "--width", "16", "--heads", "2", "--inner-width", "24", "--context", "16"),
@@ -27,7 +29,7 @@ TINY = [
 
 @pytest.fixture(autouse=True)
 def _no_long_timing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cost, "_BUDGET_SECONDS", 0.1)
+    monkeypatch.setattr(cost, "_BUDGET_SECONDS", 0.01)
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ from feedalign_lab.scenes.fields import FieldShape
 from feedalign_lab.scenes.task import load
 from feedalign_lab.training import Schedule
 
+pytestmark = pytest.mark.usefixtures("rough_pictures")
+
 _SMALL = FieldShape(width=12, num_layers=3, skips=(2,), point_frequencies=2, direction_frequencies=1)
 
 

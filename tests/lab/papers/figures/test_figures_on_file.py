@@ -25,6 +25,8 @@ from feedalign_lab.papers.figures.checks import NOT_THERE, is_lower, ours
 from feedalign_lab.papers.figures.figure import Made, Run
 from feedalign_lab.papers.store import TrialStore
 
+pytestmark = pytest.mark.usefixtures("rough_pictures")
+
 RECORDS = Path(__file__).parents[4] / "docs" / "records" / "papers"
 
 
