@@ -120,7 +120,11 @@ def _interleaved_medians(steps: Mapping[str, Step], baseline: str, device: torch
 
 
 def interleaved(
-    steps: Mapping[str, Step], device: torch.device = _CPU, repeats: int = 1, order: Order | None = None
+    steps: Mapping[str, Step],
+    device: torch.device = _CPU,
+    repeats: int = 1,
+    order: Order | None = None,
+    before: Mapping[str, Step] | None = None,
 ) -> Iterator[dict[str, list[float]]]:
     """Time steps in turns for as many rounds as are asked for: a change in the machine's load meets all of them.
 
@@ -130,6 +134,7 @@ def interleaved(
         repeats: Steps in a row that make one sample.
         order: Which is timed after which, given the names and the number of the round; None: the first moves on by
             one each round.
+        before: What is run right before each sample and not timed, by name.
 
     Yields:
         After each round all samples so far, seconds of one step: the same lists, grown.
@@ -137,6 +142,8 @@ def interleaved(
     samples: dict[str, list[float]] = {name: [] for name in steps}
     for turn in count():
         for name in (order or _rotated)(list(steps), turn):
+            if before is not None:
+                before[name]()
             samples[name].append(_time(steps[name], repeats, device))
         yield samples
 

@@ -141,9 +141,10 @@ def _timed(
 ) -> tuple[dict[str, list[float]], bool]:
     """Seconds of all steps, and whether somebody interrupted them."""
     steps = {name: one.step for name, one in entered.items()}
+    settle = {name: one.settle for name, one in entered.items()}
     began, done = time.monotonic(), dict[str, list[float]]()
     try:
-        for turn, samples in enumerate(interleaved(steps, device, order=shuffled), start=1):
+        for turn, samples in enumerate(interleaved(steps, device, order=shuffled, before=settle), start=1):
             done = samples
             tell(f"{case.title}: round {turn}", turn / rounds)
             is_late = turn >= MIN_ROUNDS and time.monotonic() - began > case.seconds

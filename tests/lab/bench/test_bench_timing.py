@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from feedalign_lab.bench import timing
+from feedalign_lab.bench.architectures import ARCHITECTURES
+from feedalign_lab.bench.contestants import contestant
 from feedalign_lab.bench.options import BenchOptions
 from feedalign_lab.bench.plan import BenchCase, plan_of
 from feedalign_lab.bench.running import Bench, run_bench
@@ -78,6 +80,21 @@ def test_turns_are_shuffled_anew_each_round_and_the_same_in_every_run() -> None:
     assert ran == orders[0] + orders[1]
 
 
+def test_each_takes_a_step_that_is_not_timed_right_before_the_one_that_is() -> None:
+    ran: list[str] = []
+    steps = {name: lambda name=name: ran.append(name) for name in "ab"}
+    before = {name: lambda name=name: ran.append(f"before {name}") for name in "ab"}
+    samples = next(interleaved(steps, before=before))
+    assert ran == ["before a", "a", "before b", "b"]
+    assert [len(values) for values in samples.values()] == [1, 1]
+    architecture = ARCHITECTURES["mlp-deep"]
+    one = contestant("dfa", architecture, architecture.small, CPU)
+    one.step()
+    noted = (list(one.forward), list(one.backward))
+    one.settle()
+    assert (one.forward, one.backward) == noted
+
+
 def test_a_case_ends_when_its_seconds_are_over_but_not_before_five_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 10_000, 100))
     monkeypatch.setattr(timing.time, "monotonic", lambda: next(clock))
@@ -90,8 +107,10 @@ class Interrupted:
     def __init__(self, after: int) -> None:
         self.left = after
 
-    def __call__(self, steps: Mapping[str, Any], device: torch.device, order: Any) -> Iterator[dict[str, list[float]]]:
-        turns = interleaved(steps, device, order=order)
+    def __call__(
+        self, steps: Mapping[str, Any], device: torch.device, order: Any, before: Any
+    ) -> Iterator[dict[str, list[float]]]:
+        turns = interleaved(steps, device, order=order, before=before)
         while self.left > 0:
             self.left -= 1
             yield next(turns)
