@@ -1,6 +1,8 @@
 """Perturbations: a pure function of seed, counter and place, with the moments that rules count on."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -242,6 +244,20 @@ def test_numbers_do_not_depend_on_the_number_of_threads(draw: Draw, distribution
         torch.set_num_threads(threads)
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted where Linux lists them")
+@every_distribution
+def test_threads_that_draw_have_no_threads_of_torchs_own(distribution: str) -> None:
+    """With more of these than cores torch's own operations take longer, as long as the process runs."""
+    num_before, threads = len(os.listdir("/proc/self/task")), torch.get_num_threads()
+    try:
+        torch.set_num_threads(5)
+        perturbation(torch.empty(_ENOUGH_BLOCKS, _BLOCK), 1, clock(), 1, distribution)
+    finally:
+        torch.set_num_threads(threads)
+    # At most five that draw, and torch's four beside this one.
+    assert len(os.listdir("/proc/self/task")) <= num_before + 5 + 4
 
 
 @every_draw

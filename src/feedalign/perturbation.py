@@ -21,6 +21,9 @@ _ONE, _SIGN = 0x3F800000, -0x80000000
 # Numbers that one generator draws, and from how many blocks on threads draw them.
 _BLOCK = 2**17
 _ENOUGH_BLOCKS = 16
+# The most numbers, four to a word, that torch converts without threads: each of our threads would get a team of torch's
+# own, and with more of them than cores all of torch waits longer for its threads, as long as the process runs.
+_SERIAL = 2**15 - 4
 
 
 def mixed(*numbers: int) -> int:
@@ -166,10 +169,11 @@ def _fill_normal(block: Tensor, generator: Generator) -> None:
 
 def _fill_uniform(block: Tensor, generator: Generator) -> None:
     """The middles of 2^16 equal parts of -1 to 1: four numbers of a word, which takes as long as one drawn by torch."""
-    words = torch.empty(-(-block.numel() // 4), dtype=torch.int64, device="cpu")
-    words.random_(-(2**63), None, generator=generator)
-    levels = words.view(torch.int16)[: block.numel()]
-    block.copy_(levels).add_(0.5).mul_(2.0**-15)
+    for part in block.split(_SERIAL):
+        words = torch.empty(-(-part.numel() // 4), dtype=torch.int64, device="cpu")
+        words.random_(-(2**63), None, generator=generator)
+        levels = words.view(torch.int16)[: part.numel()]
+        part.copy_(levels).add_(0.5).mul_(2.0**-15)
 
 
 _FILLS = {"normal": _fill_normal, "uniform": _fill_uniform}
