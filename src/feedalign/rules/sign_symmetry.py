@@ -10,6 +10,7 @@ from torch import Tensor
 
 from feedalign.feedback import Draw, ScaledUniform
 from feedalign.rules.base import LayerwiseRule
+from feedalign.transforms import is_plain
 
 
 @dataclass(frozen=True)
@@ -93,5 +94,7 @@ class BRSF(LayerwiseRule):
 
 def _with_signs(drawn: Tensor, weight: Tensor) -> Tensor:
     """Return `|drawn| * sign(weight)`, zero where the weight is."""
-    # The product is a tensor of its own: under vmap it may stand for more than the weight alone does.
-    return (weight.sign() * drawn).copysign_(weight)
+    signs = weight.sign()
+    # Under vmap what was drawn may stand for several models, and the weight for one.
+    product = signs.mul_(drawn) if is_plain() else signs * drawn
+    return product.copysign_(weight)
