@@ -75,17 +75,17 @@ def sweeps(record: Record) -> str:
 def misses(record: Record) -> str:
     """Render rules that need no more operations than backprop and are slower, where layers have 512 units or more."""
     rows = [
-        (f"`{case['architecture']}`", case["what"], row["name"], *_numbers(row))
+        (f"`{case['architecture']}`", case["what"], case["sweep"] or "–", row["name"], *_numbers(row))
         for case in record["cases"]
         if case["size"]["width"] >= _WIDE and case["architecture"] != "cnn"
         for row in case["rows"]
-        if row["limit"] is not None and row["name"] != "backprop" and row["limit"] <= 1.0 < row["step"]["median"]
+        if row["limit"] is not None and row["name"] != "backprop" and row["limit"] <= 1.0 < row["step"]["low"]
     ]
     if not rows:
         return (
             "None: where layers have 512 units or more, no rule that needs no more operations than backprop is slower."
         )
-    return table(("architecture", "size", "rule", "step time", "quartiles", "limit"), rows)
+    return table(("architecture", "size", "sweep of", "rule", "step time", "quartiles", "limit"), rows)
 
 
 _WIDE = 512
@@ -144,7 +144,9 @@ def _of_feedback(row: Record) -> str:
 def _caption(record: Record) -> str:
     where: dict[str, Any] = record["environment"]
     machine = (
-        f"{counted(where['num_threads'], 'thread')} of a CPU" if where["device"] == "cpu" else where["device_name"]
+        f"{counted(where['num_threads'], 'thread')} of a CPU ({where['device_name']})"
+        if where["device"] == "cpu"
+        else where["device_name"]
     )
     tested = "" if record["tests"] == "passed" else f" The tests of the tree: {record['tests']}."
     status = "" if record["status"] == "finished" else " The run was interrupted: cases are missing."

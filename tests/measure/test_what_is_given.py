@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import feedalign as fa
-from feedalign.errors import AttachError
+from feedalign.errors import AttachError, FeedbackShapeError
 
 X, LABELS = torch.arange(24.0).reshape(6, 4) / 24, torch.arange(6) % 3
 MEASUREMENTS: dict[str, Callable[[Any], Any]] = {
@@ -63,6 +63,35 @@ def test_points_of_a_module_around_are_named_in_it() -> None:
     row = fa.measure.alignment(Around(attached().model), F.cross_entropy, (X, LABELS))["net.0"]
     assert row.point == "net.1"
     assert 0 < row.signal < 180
+
+
+class Both(nn.Module):
+    """Two networks, each with a rule of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = network(), network()
+        fa.attach(self.a, fa.DFA(), example_inputs=X)
+        fa.attach(self.b, fa.FA(), example_inputs=X)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a(x) + self.b(x)
+
+
+@pytest.mark.parametrize("name", MEASUREMENTS)
+def test_a_module_that_holds_several_attached_models_is_refused(name: str) -> None:
+    """With one rule set aside the other would still act, and be taken for backprop."""
+    both = Both()
+    with pytest.raises(AttachError, match=r"Both holds 2 attached models, 'a', 'b'.*each on its own"):
+        MEASUREMENTS[name](both)
+    assert MEASUREMENTS[name](both.a)
+
+
+@pytest.mark.parametrize("rule", [fa.FA(), fa.Backprop(), fa.WeightPerturbed()], ids=lambda rule: rule.name)
+def test_a_rule_without_feedback_points_has_no_feedback_distance(rule: fa.Rule) -> None:
+    handle = fa.attach(network(), rule, example_inputs=X)
+    with pytest.raises(FeedbackShapeError, match=rf"fa\.{type(rule).__name__} has no feedback points"):
+        fa.measure.feedback_distance(handle)
 
 
 @pytest.mark.parametrize("name", MEASUREMENTS)

@@ -20,7 +20,7 @@ def attached(given: nn.Module | Handle) -> tuple[nn.Module, Handle]:
         The model that was given, or the handle's own; and the handle.
 
     Raises:
-        AttachError: It is neither, no rule is attached, or the handle's rule was removed.
+        AttachError: It is neither, no rule is attached, several are, or the handle's rule was removed.
         WrappedModelError: The model is sharded.
     """
     model, handle = attached_or_plain(given)
@@ -34,7 +34,7 @@ def attached_or_plain(given: nn.Module | Handle) -> tuple[nn.Module, Handle | No
         given: Any model, or a handle.
 
     Raises:
-        AttachError: It is neither, or the handle's rule was removed.
+        AttachError: It is neither, holds several attached models, or the handle's rule was removed.
         WrappedModelError: The model is sharded.
     """
     found: object = given
@@ -53,6 +53,13 @@ def attached_or_plain(given: nn.Module | Handle) -> tuple[nn.Module, Handle | No
                 "the model itself, as it is now."
             )
         return model, found
+    if len(stores) > 1:
+        names = [prefix_in(model, store.handle).rstrip(".") or type(model).__name__ for store in stores]
+        raise AttachError(
+            f"{type(model).__name__} holds {len(stores)} attached models, {', '.join(map(repr, names))}: a measurement "
+            "sets one rule aside and would take the other's gradients for backprop's. Measure each on its own, by its "
+            "handle, or attach one mixture of rules to the whole: fa.attach(model, {'layer*': rule, ...})."
+        )
     return model, stores[0].handle if stores else None
 
 

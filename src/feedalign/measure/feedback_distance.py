@@ -60,11 +60,18 @@ def feedback_distance(model: nn.Module | Handle) -> FeedbackDistance:
     Raises:
         AttachError: No rule is attached, or it was removed.
         WrappedModelError: The model is sharded.
-        FeedbackShapeError: The output layer does not lie right above a feedback point that has a matrix of its shape.
+        FeedbackShapeError: The rule has no feedback points, or the output layer does not lie right above one that has a
+            matrix of its shape.
 
     Source: Bacho & Chu 2024, Eq. 13; Kolen & Pollack 1994.
     """
     _, handle = attached(model)
+    if not handle._circuit.sites:
+        names = ", ".join(f"fa.{type(rule).__name__}" for rule in handle.rules)
+        raise FeedbackShapeError(
+            f"{names} has no feedback points, so there is no matrix from the output to the last hidden layer: this "
+            "distance is one of direct feedback, as of fa.DKP() and fa.FDFA()."
+        )
     if handle.last_pair is None:
         raise FeedbackShapeError(
             "No feedback point lies right below a linear layer that makes the output, so there is no weight for its "
