@@ -8,6 +8,7 @@ from rich.table import Table
 
 import feedalign as fa
 from feedalign.measure import MonitorRecord
+from feedalign.measure.monitor_records import FILE_NAME
 from feedalign_lab.cli_output import print_table
 from feedalign_lab.errors import OutputFolderError, SettingError, UnknownNameError
 from feedalign_lab.monitor_plot import QUANTITIES, Curves, curves_of, draw_monitor
@@ -55,8 +56,18 @@ def show_monitor(options: MonitorOptions) -> int:
     print(*_beside(records[-1], curves), sep="\n", end="")
     if options.quantities != "all" and len(curves) < len(quantities):
         print(f"no numbers of: {', '.join(name for name in quantities if name not in curves)}")
+    num_left_out = _num_lines(options.file) - len(records)
+    if num_left_out > 0:
+        lines = f"{num_left_out} line{'s' if num_left_out > 1 else ''} of the file"
+        print(f"not shown: {lines}, damaged, or of a training that a later one in this folder took the place of")
     print(f"wrote {written}")
     return 0
+
+
+def _num_lines(path: Path) -> int:
+    """Lines with something in them."""
+    content = (path / FILE_NAME if path.is_dir() else path).read_bytes()
+    return sum(bool(line.strip()) for line in content.split(b"\n"))
 
 
 def _quantities(text: str) -> list[str]:

@@ -172,6 +172,20 @@ def test_a_line_that_a_killed_run_left_cut_is_passed_over(tmp_path: Path) -> Non
     assert main(["monitor", str(path)]) == 0
 
 
+def test_lines_that_are_not_shown_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path, record(1), record(5), record(9), record(1), record(5))
+    assert main(["monitor", str(tmp_path)]) == 0
+    assert "not shown: 3 lines of the file, damaged, or of a training that a later one" in capsys.readouterr().out
+    with path.open("ab") as file:
+        file.write(b"\0" * 400)
+    assert main(["monitor", str(path), "--overwrite"]) == 0
+    assert "not shown: 4 lines" in capsys.readouterr().out
+    path.unlink()
+    write(tmp_path, record(1))
+    assert main(["monitor", str(path), "--overwrite"]) == 0
+    assert "not shown" not in capsys.readouterr().out
+
+
 def test_wrong_arguments_are_refused_before_anything_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
