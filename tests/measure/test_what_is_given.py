@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import feedalign as fa
-from feedalign.errors import AttachError, FeedbackShapeError
+from feedalign.errors import AttachError, FeedbackShapeError, WrappedModelError
 
 X, LABELS = torch.arange(24.0).reshape(6, 4) / 24, torch.arange(6) % 3
 MEASUREMENTS: dict[str, Callable[[Any], Any]] = {
@@ -63,6 +63,12 @@ def test_points_of_a_module_around_are_named_in_it() -> None:
     row = fa.measure.alignment(Around(attached().model), F.cross_entropy, (X, LABELS))["net.0"]
     assert row.point == "net.1"
     assert 0 < row.signal < 180
+
+
+@pytest.mark.parametrize("name", MEASUREMENTS)
+def test_data_parallel_is_refused_as_in_training(name: str) -> None:
+    with pytest.raises(WrappedModelError, match=r"DataParallel.*model\.module"):
+        MEASUREMENTS[name](nn.DataParallel(attached().model))
 
 
 class Both(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from feedalign.errors import AttachError
+from feedalign.errors import AttachError, WrappedModelError
 from feedalign.handle import Handle, handle_of
 from feedalign.ranks import refuse_in_pieces
 from feedalign.store import FeedbackStore
@@ -21,7 +21,7 @@ def attached(given: nn.Module | Handle) -> tuple[nn.Module, Handle]:
 
     Raises:
         AttachError: It is neither, no rule is attached, several are, or the handle's rule was removed.
-        WrappedModelError: The model is sharded.
+        WrappedModelError: The model is sharded, or wrapped in DataParallel.
     """
     model, handle = attached_or_plain(given)
     return model, handle_of(model) if handle is None else handle
@@ -44,6 +44,11 @@ def attached_or_plain(given: nn.Module | Handle) -> tuple[nn.Module, Handle | No
             "the handle that fa.attach returned."
         )
     model = found.model if isinstance(found, Handle) else found
+    if isinstance(model, nn.DataParallel):
+        raise WrappedModelError(
+            "DataParallel runs copies of the model in threads, which no measurement can follow: give the model inside, "
+            "model.module."
+        )
     refuse_in_pieces(model)
     stores = [module for module in model.modules() if isinstance(module, FeedbackStore)]
     if isinstance(found, Handle):
