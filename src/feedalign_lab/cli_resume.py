@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from feedalign_lab.checkpoints.file import read_checkpoint
 from feedalign_lab.checkpoints.keeper import ENDED, ENDING, CheckpointFolder, Say, plain
 from feedalign_lab.errors import CheckpointError, OutputFolderError, SettingError
+from feedalign_lab.overwriting import replaced_results
 from feedalign_lab.results import RESULTS_NAME, ResultsFolder, to_json
 
 _LOCK_NAME = ".feedalign-lock"
@@ -54,7 +55,8 @@ def open_folder(
         name: Of the file with the results.
 
     Yields:
-        The folder; a new one is taken away again if what is done ends in an error before anything was written.
+        The folder; a new one is taken away again if what is done ends in an error before anything was written. Where
+        results are replaced, they say from now on that this run is under way.
 
     Raises:
         SettingError: Other options say that another folder is meant.
@@ -72,7 +74,9 @@ def open_folder(
             ResultsFolder.open(path, overwrite=options.overwrite)
         elif not has_checkpoint(resumed) and not _is_of(_results(resumed / name), _CUT, configuration):
             _refuse_results(resumed)
-        yield folder
+        begins = replaced_results(folder, name, {"config": configuration}) if options.overwrite else nullcontext()
+        with begins:
+            yield folder
 
 
 def status_of_ended(options: Resumable, configuration: object, name: str = RESULTS_NAME) -> int | None:

@@ -22,7 +22,7 @@ from feedalign_lab.kept_weights import KeptWeights
 from feedalign_lab.learner import LearnerSpec
 from feedalign_lab.plan import BASELINE, Plan
 from feedalign_lab.records import Spread, TrialResult, Watch, spread
-from feedalign_lab.results import WEIGHTS_NAME, ResultsFolder
+from feedalign_lab.results import ANGLES_NAME, CURVES_NAME, WEIGHTS_NAME, ResultsFolder
 from feedalign_lab.running import dropout_stream
 from feedalign_lab.seeding import stream_seed
 from feedalign_lab.task import ResultFile, Task, Tell, Trial, silent
@@ -64,6 +64,7 @@ def run_comparison(
         comparison.status = "finished"
     if checkpoints is not None:
         comparison.environment["resumed"] = checkpoints.resumed()
+    _remove_older(folder)
     write_figures(comparison, folder)
     draw_pictures(comparison, folder)
     _forget(comparison, checkpoints)
@@ -111,6 +112,7 @@ def run_training(
         comparison.status = "finished"
     if checkpoints is not None:
         comparison.environment["resumed"] = checkpoints.resumed()
+    _remove_older(folder)
     write_figures(comparison, folder)
     if trial is not None and kept is not None:
         _keep_trial(comparison, trial, kept, folder)
@@ -143,6 +145,11 @@ def _start(plan: Plan, task: Task, folder: ResultsFolder, checkpoints: Checkpoin
     if checkpoints is None or not checkpoints.is_begun():
         folder.remove_result_files()
     return Comparison(plan, task, _trivial(plan, task), describe_environment(task.device))
+
+
+def _remove_older(folder: ResultsFolder) -> None:
+    """Remove what an earlier run, or this one before it was cut, has left and this one may not write."""
+    folder.remove(WEIGHTS_NAME, CURVES_NAME, ANGLES_NAME)
 
 
 def _forget(comparison: Comparison, checkpoints: CheckpointFolder | None) -> None:

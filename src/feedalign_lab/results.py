@@ -70,10 +70,17 @@ class ResultsFolder:
             folder._refuse_taken()
         return folder
 
+    def taken(self) -> list[str]:
+        """Names of the files that a run has left."""
+        return [name for name in _NAMES if (self.path / name).exists()]
+
+    def saved(self) -> list[str]:
+        """Names of the checkpoints of a run that was cut, or is under way."""
+        return sorted(path.name for pattern in _CHECKPOINTS for path in self.path.glob(pattern))
+
     def _refuse_taken(self) -> None:
         """Refuse to write over what another run left, or needs to go on."""
-        taken = [name for name in _NAMES if (self.path / name).exists()]
-        saved = sorted(path.name for pattern in _CHECKPOINTS for path in self.path.glob(pattern))
+        taken, saved = self.taken(), self.saved()
         if taken or saved:
             way_on = f"; or go on with that run: the same command with --resume {self.path}" if saved else ""
             raise OutputFolderError(

@@ -154,6 +154,26 @@ def test_a_command_that_was_cut_before_its_first_checkpoint_begins_anew(
     assert without_time(twice) == without_time(whole)
 
 
+def test_overwritten_results_are_those_of_the_run_under_way(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "out"
+    command = [*COMMAND[:-4], "1e-2", "--steps", "2", "--text", str(text)]
+    assert main([*command, "--out", str(folder)]) == 0
+    command += ["--seed", "1"]
+
+    def die(*_: object) -> None:
+        raise Cut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(comparison, "train", die)
+        with pytest.raises(Cut):
+            main([*command, "--overwrite", "--out", str(folder)])
+    assert (results_in(folder)["status"], results_in(folder)["config"]["seed"]) == ("running", 1)
+    assert main([*command, "--resume", str(folder)]) == 0
+    assert (results_in(folder)["status"], results_in(folder)["config"]["seed"]) == ("finished", 1)
+
+
 def test_a_run_that_diverged_says_so_again(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "out"
     command = [*COMMAND[:-4], "1e38", "--steps", "3", "--text", str(text)]
