@@ -59,14 +59,11 @@ def open_folder(
         results are replaced, they say from now on that this run is under way.
 
     Raises:
-        SettingError: Other options say that another folder is meant.
+        SettingError: Other options say that another folder is meant, or it is a file.
         OutputFolderError: It cannot be written, it holds results already, or another process trains in it.
     """
     resumed = options.resume
-    if resumed is not None and options.overwrite:
-        raise SettingError("--overwrite begins anew and --resume goes on: leave one of them out.")
-    if resumed is not None and options.out not in {None, resumed}:
-        raise SettingError(f"--resume goes on in its own folder, {resumed}: leave --out out.")
+    _refuse_misplaced(options)
     advice = "choose another with --out" if resumed is None else "make it writable, or begin anew elsewhere with --out"
     folder = ResultsFolder.open(resumed or path, overwrite=False, goes_on=True, advice=advice)
     with folder.only_kept_with_content(), _held(folder.path):
@@ -79,6 +76,22 @@ def open_folder(
             yield folder
 
 
+def _refuse_misplaced(options: Resumable) -> None:
+    """Refuse to go on in two folders, or in none."""
+    resumed = options.resume
+    if resumed is None:
+        return
+    if options.overwrite:
+        raise SettingError("--overwrite begins anew and --resume goes on: leave one of them out.")
+    if options.out not in {None, resumed}:
+        raise SettingError(f"--resume goes on in its own folder, {resumed}: leave --out out.")
+    if resumed.exists() and not resumed.is_dir():
+        raise SettingError(
+            f"{resumed} is a file, and --resume expects the folder that the run to go on with writes to; "
+            f"the file lies in {resumed.parent}."
+        )
+
+
 def status_of_ended(options: Resumable, configuration: object, name: str = RESULTS_NAME) -> int | None:
     """Say how the run to go on with has ended, if it has, with the same settings; its results are left as they are.
 
@@ -89,8 +102,12 @@ def status_of_ended(options: Resumable, configuration: object, name: str = RESUL
 
     Returns:
         The exit status that the run itself had; None where there is something to go on with.
+
+    Raises:
+        SettingError: Other options say that another folder is meant, or it is a file.
     """
-    if options.resume is None or options.overwrite or has_checkpoint(options.resume):
+    _refuse_misplaced(options)
+    if options.resume is None or has_checkpoint(options.resume):
         return None
     results = _results(options.resume / name)
     if not _is_of(results, {"finished"}, configuration):

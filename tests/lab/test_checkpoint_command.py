@@ -205,9 +205,8 @@ def test_a_folder_that_another_process_trains_in_is_refused(tmp_path: Path, caps
 def test_an_unwritable_folder_is_told_with_advice_that_can_be_followed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file_there = tmp_path / "file"
-    file_there.write_text("")
-    assert main([*RUN, "--resume", str(file_there)]) == 2
+    (tmp_path / "file").write_text("")
+    assert main([*RUN, "--resume", str(tmp_path / "file" / "run")]) == 2
     assert "make it writable, or begin anew elsewhere with --out" in one_line(capsys.readouterr().err)
 
 
@@ -250,6 +249,24 @@ def test_what_cannot_be_meant_is_refused(
     assert main([*RUN, *options]) == 2
     assert words in one_line(capsys.readouterr().err)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_another_folder_is_refused_beside_that_of_a_finished_run(
+    tmp_path: Path, undisturbed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*RUN, "--resume", str(undisturbed), "--out", str(tmp_path / "other")]) == 2
+    assert f"goes on in its own folder, {undisturbed}: leave --out out" in one_line(capsys.readouterr().err)
+    assert main([*RUN, "--resume", str(undisturbed), "--out", f"{undisturbed}/."]) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["train", "compare", "tune", "language"])
+def test_a_file_is_no_folder_to_go_on_in(command: str, undisturbed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = undisturbed / "results.json"
+    assert main([command, "--resume", str(path)]) == 2
+    error = one_line(capsys.readouterr().err)
+    assert f"{path} is a file, and --resume expects the folder" in error
+    assert f"lies in {undisturbed}." in error
 
 
 def test_transferred_convolutions_go_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
