@@ -16,7 +16,7 @@ from feedalign_lab.cli_check import check_model
 from feedalign_lab.cli_machine import cpu_threads, device_named
 from feedalign_lab.cli_output import print_table
 from feedalign_lab.cli_plans import case_of, plan_of, plans_of_grid
-from feedalign_lab.cli_resume import checkpoints_of, open_folder, status_of_ended, way_on
+from feedalign_lab.cli_resume import Asked, checkpoints_of, open_folder, status_of_ended, way_on
 from feedalign_lab.comparison import run_comparison, run_training
 from feedalign_lab.comparison_files import Comparison
 from feedalign_lab.domains import domain_of
@@ -107,16 +107,16 @@ def _compare(options: CompareOptions) -> int:
     plan = plan_of(options, parse_rule_names(options.rules, case), options.trials)
     plan = replace(plan, left_out=left_out(options.rules, case))
     device = device_named(options.device)
-    if (status := status_of_ended(options, asdict(plan))) is not None:
+    asked = Asked("compare", asdict(plan))
+    if (status := status_of_ended(options, asked)) is not None:
         return status
     with (
-        open_folder(options, _folder_path(options, plan), asdict(plan)) as folder,
+        open_folder(options, _folder_path(options, plan), asked) as folder,
         cpu_threads(options.threads),
         TrainingProgress(plan.num_epochs(), is_shown=not options.json) as progress,
     ):
         task = _load(plan, device, progress)
-        # A run of `train` may have the same plan.
-        decides = {**_decides(plan, task, device), "command": "compare"}
+        decides = _decides("compare", plan, task, device)
         checkpoints = checkpoints_of(options, folder, decides, progress.say)
         comparison = run_comparison(plan, task, folder, progress.watch, progress.tell, checkpoints)
     return _report(comparison, as_json=options.json, ending=way_on(folder.path))
@@ -128,22 +128,24 @@ def _train(options: TrainOptions) -> int:
     if len(plan.rules) != 1:
         raise SettingError("train takes a single rule: use compare for several.")
     device = device_named(options.device)
-    if (status := status_of_ended(options, asdict(plan))) is not None:
+    asked = Asked("train", asdict(plan))
+    if (status := status_of_ended(options, asked)) is not None:
         return status
     with (
-        open_folder(options, _folder_path(options, plan), asdict(plan)) as folder,
+        open_folder(options, _folder_path(options, plan), asked) as folder,
         cpu_threads(options.threads),
         TrainingProgress(plan.num_epochs(), is_shown=not options.json) as progress,
     ):
         task = _load(plan, device, progress)
-        checkpoints = checkpoints_of(options, folder, _decides(plan, task, device), progress.say)
+        decides = _decides("train", plan, task, device)
+        checkpoints = checkpoints_of(options, folder, decides, progress.say)
         comparison = run_training(plan, task, folder, progress.watch, progress.tell, checkpoints)
     return _report(comparison, as_json=options.json, ending=way_on(folder.path))
 
 
-def _decides(plan: Plan, task: Task, device: torch.device) -> dict[str, Any]:
-    """Everything that decides what a run comes to."""
-    return {**asdict(plan), "device": str(device), "data_facts": dict(task.data_facts())}
+def _decides(command: str, plan: Plan, task: Task, device: torch.device) -> dict[str, Any]:
+    """Everything that decides what a run comes to: two commands may have the same plan."""
+    return {**asdict(plan), "command": command, "device": str(device), "data_facts": dict(task.data_facts())}
 
 
 def _load(plan: Plan, device: torch.device, progress: TrainingProgress) -> Task:
@@ -164,11 +166,12 @@ def _tune(options: TuneOptions) -> int:
     device = device_named(options.device)
     grid = Grid(options.rates, options.weight_decays, options.dropouts)
     search = start_search(plans_of_grid(options), grid, device)
-    if (status := status_of_ended(options, search.config(), TUNING_NAME)) is not None:
+    asked = Asked("tune", search.config(), TUNING_NAME)
+    if (status := status_of_ended(options, asked)) is not None:
         return status
     path = options.out or Path("results") / f"tune-{_in_a_path(options.data)}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     with (
-        open_folder(options, path, search.config(), TUNING_NAME) as folder,
+        open_folder(options, path, asked) as folder,
         cpu_threads(options.threads),
         TrainingProgress(search.num_epochs(), is_shown=not options.json) as progress,
     ):
@@ -192,8 +195,8 @@ def _search(
 
     def begin(task: Task) -> CheckpointFolder:
         _introduce(task, progress)
-        asked = {"plans": search.plans, "grid": search.grid}
-        decides = {**asked, "device": str(device), "data_facts": dict(task.data_facts()), "command": "tune"}
+        grids = {"plans": search.plans, "grid": search.grid}
+        decides = {**grids, "device": str(device), "data_facts": dict(task.data_facts()), "command": "tune"}
         saved.append(checkpoints_of(options, folder, decides, progress.say))
         return saved[0]
 

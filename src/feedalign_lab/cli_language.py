@@ -5,7 +5,7 @@ import sys
 import torch
 
 from feedalign_lab.cli_output import print_table
-from feedalign_lab.cli_resume import status_of_ended, way_on
+from feedalign_lab.cli_resume import Asked, status_of_ended, way_on
 from feedalign_lab.language.command import plan_of, run
 from feedalign_lab.language.comparison import LanguageComparison, config_of
 from feedalign_lab.language.options import LanguageOptions
@@ -26,7 +26,7 @@ def train_language(options: LanguageOptions, device: torch.device) -> int:
         The exit status.
     """
     plan = plan_of(options)
-    if (status := status_of_ended(options, config_of(plan))) is not None:
+    if (status := status_of_ended(options, Asked("language", config_of(plan)))) is not None:
         return status
     comparison = run(options, plan, device)
     if options.json:

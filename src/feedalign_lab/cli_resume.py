@@ -4,16 +4,18 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
+from feedalign_lab.checkpoints.command import refuse_other_command
 from feedalign_lab.checkpoints.file import read_checkpoint
-from feedalign_lab.checkpoints.keeper import ENDED, ENDING, CheckpointFolder, Say, plain
+from feedalign_lab.checkpoints.keeper import ENDED, ENDING, CheckpointFolder, Say, differences, plain
 from feedalign_lab.errors import CheckpointError, OutputFolderError, SettingError
 from feedalign_lab.overwriting import replaced_results
-from feedalign_lab.results import RESULTS_NAME, ResultsFolder, to_json
+from feedalign_lab.results import RESULTS_NAME, TUNING_NAME, ResultsFolder, to_json
 
 _LOCK_NAME = ".feedalign-lock"
 _EXIT_OK, _EXIT_DIVERGED = 0, 1
@@ -41,25 +43,37 @@ class Resumable(Protocol):
         """Whether to print the results as JSON and nothing else."""
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a run is, as its results have it.
+
+    Attributes:
+        command: The command.
+        config: What the results have as `config`: those of such a run that was cut before its first checkpoint may be
+            replaced.
+        name: Of the file with the results.
+    """
+
+    command: str
+    config: object
+    name: str = RESULTS_NAME
+
+
 @contextmanager
-def open_folder(
-    options: Resumable, path: Path, configuration: object, name: str = RESULTS_NAME
-) -> Iterator[ResultsFolder]:
+def open_folder(options: Resumable, path: Path, asked: Asked) -> Iterator[ResultsFolder]:
     """The folder of a run: that of one to go on with, or one without results; no other run writes to it meanwhile.
 
     Args:
         options: What the user typed.
         path: Where the results of a new run go.
-        configuration: What the results have as `config`: those of such a run that was cut before its first checkpoint
-            may be replaced.
-        name: Of the file with the results.
+        asked: What the run is.
 
     Yields:
         The folder; a new one is taken away again if what is done ends in an error before anything was written. Where
         results are replaced, they say from now on that this run is under way.
 
     Raises:
-        SettingError: Other options say that another folder is meant, or it is a file.
+        SettingError: Other options say that another folder is meant, or it is a file, or of another command.
         OutputFolderError: It cannot be written, it holds results already, or another process trains in it.
     """
     resumed = options.resume
@@ -69,9 +83,10 @@ def open_folder(
     with folder.only_kept_with_content(), _held(folder.path):
         if resumed is None:
             ResultsFolder.open(path, overwrite=options.overwrite)
-        elif not has_checkpoint(resumed) and not _is_of(_results(resumed / name), _CUT, configuration):
-            _refuse_results(resumed)
-        begins = replaced_results(folder, name, {"config": configuration}) if options.overwrite else nullcontext()
+        elif not has_checkpoint(resumed) and not _is_of(_results(resumed / asked.name), _CUT, asked):
+            _refuse_results(resumed, asked)
+        facts = {"command": asked.command, "config": asked.config}
+        begins = replaced_results(folder, asked.name, facts) if options.overwrite else nullcontext()
         with begins:
             yield folder
 
@@ -92,13 +107,12 @@ def _refuse_misplaced(options: Resumable) -> None:
         )
 
 
-def status_of_ended(options: Resumable, configuration: object, name: str = RESULTS_NAME) -> int | None:
+def status_of_ended(options: Resumable, asked: Asked) -> int | None:
     """Say how the run to go on with has ended, if it has, with the same settings; its results are left as they are.
 
     Args:
         options: What the user typed.
-        configuration: What the results have as `config`.
-        name: Of the file with the results.
+        asked: What the run is.
 
     Returns:
         The exit status that the run itself had; None where there is something to go on with.
@@ -109,8 +123,8 @@ def status_of_ended(options: Resumable, configuration: object, name: str = RESUL
     _refuse_misplaced(options)
     if options.resume is None or has_checkpoint(options.resume):
         return None
-    results = _results(options.resume / name)
-    if not _is_of(results, {"finished"}, configuration):
+    results = _results(options.resume / asked.name)
+    if not _is_of(results, {"finished"}, asked):
         return None
     if options.json:
         print(to_json(results), end="")
@@ -175,21 +189,43 @@ def _held(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _refuse_results(folder: Path) -> None:
+def _refuse_results(folder: Path, asked: Asked) -> None:
     """Refuse a folder that holds what some run came to, and nothing to go on from."""
     try:
         ResultsFolder.open(folder, overwrite=False)
     except OutputFolderError as error:
+        refuse_other_command(folder, _command_in(folder, asked), asked.command)
+        found = _other_settings(folder, asked)
+        what = f"of a run with other settings ({found})" if found else "that are not of an interrupted run"
         raise OutputFolderError(
-            f"{folder} holds results that are not of an interrupted run with these settings, and no checkpoint: they "
-            "were left as they are. Begin a run in a folder of its own, with --out in the place of --resume."
+            f"{folder} holds results {what}, and no checkpoint: they were left as they are. "
+            f"{'Give the same settings, or begin' if found else 'Begin'} a run in a folder of its own, with --out in "
+            "the place of --resume."
         ) from error
 
 
-def _is_of(results: Mapping[str, Any], statuses: set[str], configuration: object) -> bool:
-    """Whether results are those of a run with these settings that ended like this."""
-    same = results.get("config") == plain({"config": configuration})["config"]
+def _command_in(folder: Path, asked: Asked) -> object:
+    """The command whose results are there: this one, if there are any of it."""
+    named = (_results(folder / name).get("command") for name in (asked.name, RESULTS_NAME, TUNING_NAME))
+    return next((command for command in named if command is not None), None)
+
+
+def _other_settings(folder: Path, asked: Asked) -> str:
+    """What the results that are there were made with instead; empty where they do not tell."""
+    there = _results(folder / asked.name).get("config")
+    return "; ".join(differences(there, _plain_config(asked))) if isinstance(there, dict) else ""
+
+
+def _is_of(results: Mapping[str, Any], statuses: set[str], asked: Asked) -> bool:
+    """Whether results are those of such a run that ended like this."""
+    # Results of before that was noted have no command.
+    same = results.get("config") == _plain_config(asked) and results.get("command", asked.command) == asked.command
     return same and results.get("status") in statuses
+
+
+def _plain_config(asked: Asked) -> object:
+    """What results that are read from a file have as `config`."""
+    return plain({"config": asked.config})["config"]
 
 
 def _results(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal
 
 import torch
 
@@ -54,7 +55,7 @@ def run_comparison(
     Returns:
         The comparison.
     """
-    comparison = _start(plan, task, folder, checkpoints)
+    comparison = _start("compare", plan, task, folder, checkpoints)
     try:
         comparison.cost = _measure_cost(plan, task)
         _run_trials(comparison, folder, watch, tell, checkpoints)
@@ -96,7 +97,7 @@ def run_training(
     Returns:
         The comparison of that one rule with nothing else; its cost is not measured.
     """
-    comparison = _start(plan, task, folder, None)
+    comparison = _start("train", plan, task, folder, None)
     trial: Trial | None = None
     kept: KeptWeights | None = None
     try:
@@ -140,11 +141,17 @@ def _keep_trial(comparison: Comparison, trial: Trial, kept: KeptWeights, folder:
     write_figures(comparison, folder)
 
 
-def _start(plan: Plan, task: Task, folder: ResultsFolder, checkpoints: CheckpointFolder | None) -> Comparison:
+def _start(
+    command: Literal["compare", "train"],
+    plan: Plan,
+    task: Task,
+    folder: ResultsFolder,
+    checkpoints: CheckpointFolder | None,
+) -> Comparison:
     """An empty comparison, in a folder without what an earlier one left behind, unless it goes on with that."""
     if checkpoints is None or not checkpoints.is_begun():
         folder.remove_result_files()
-    return Comparison(plan, task, _trivial(plan, task), describe_environment(task.device))
+    return Comparison(command, plan, task, _trivial(plan, task), describe_environment(task.device))
 
 
 def _remove_older(folder: ResultsFolder) -> None:

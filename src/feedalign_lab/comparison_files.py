@@ -22,6 +22,7 @@ class Comparison:
     """A comparison under way or done; everything in it can be read at any time.
 
     Attributes:
+        command: The command that makes it.
         plan: What is compared.
         task: The data and the network.
         trivial: The metric of predictors that learn nothing, over the trials' splits.
@@ -35,6 +36,7 @@ class Comparison:
         weights_epoch: Epoch of the weights that were saved; None where none were.
     """
 
+    command: Literal["compare", "train"]
     plan: Plan
     task: Task
     trivial: Mapping[str, Spread]
@@ -66,6 +68,7 @@ class Comparison:
         task, plan = self.task, self.plan
         return {
             "format": RESULTS_FORMAT,
+            "command": self.command,
             "status": self.status,
             "config": asdict(plan),
             "data": dict(task.data_facts()),

@@ -144,6 +144,7 @@ class GridSearch:
         """Everything, as nested containers for a JSON file."""
         return {
             "format": _TUNING_FORMAT,
+            "command": "tune",
             "status": self.status,
             "config": self.config(),
             "environment": self.environment,

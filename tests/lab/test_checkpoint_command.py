@@ -152,8 +152,11 @@ def test_a_finished_run_is_left_as_it_is(undisturbed: Path, capsys: pytest.Captu
     before = {path.name: path.read_bytes() for path in undisturbed.iterdir()}
     assert main([*RUN, "--resume", str(undisturbed)]) == 0
     assert "finished already, nothing to go on with" in one_line(capsys.readouterr().err)
-    assert main([*RUN, "--seed", "1", "--resume", str(undisturbed)]) == 2
-    assert "with --out in the place of --resume" in one_line(capsys.readouterr().err)
+    assert main([*RUN, "--seed", "1", "--epochs", "4", "--lr", "0.5", "--resume", str(undisturbed)]) == 2
+    error = one_line(capsys.readouterr().err)
+    differences = "schedule.epochs: 3 there, 4 here; learning_rate: null there, 0.5 here; seed: 0 there, 1 here"
+    assert f"other settings ({differences})" in error
+    assert "with --out in the place of --resume" in error
     assert {path.name: path.read_bytes() for path in undisturbed.iterdir()} == before
 
 

@@ -129,18 +129,33 @@ def test_other_settings_are_refused_by_name(
     error = one_line(capsys.readouterr().err)
     assert "seed: 0 there, 1 here" in error or "plans: " in error
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-    other = "train" if name == "results.json" else "compare"
-    assert main([other, "--data", "toys", "--resume", str(tmp_path)]) == 2
+    assert_other_commands_are_refused(command[0], tmp_path, capsys)
     assert epochs == []
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def assert_other_commands_are_refused(command: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With that fact alone, however many settings differ."""
+    for other in {"train", "compare", "tune"} - {command}:
+        assert main([other, "--data", "toys", "--epochs", "7", "--resume", str(folder)]) == 2
+        assert one_line(capsys.readouterr().err) == (
+            f"feedalign: {folder} is the folder of a run of `feedalign {command}`, and was left as it is: go on with "
+            f"that command, or begin a run of `feedalign {other}` in a folder of its own, with --out in the place of "
+            "--resume.\n"
+        )
 
 
 def test_a_training_of_the_same_plan_does_not_go_on_with_a_comparison(
     tmp_path: Path, task: ToyTask, epochs: list[Epoch], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cut([*TOYS, "--rules", "dfa", "--trials", "1", "--out", str(tmp_path)], task, epochs, 1, Cut)
+    command = [*TOYS, "--rules", "dfa", "--trials", "1"]
+    assert main([*command, "--out", str(tmp_path / "whole")]) == 0
+    epochs.clear()
+    cut([*command, "--out", str(tmp_path)], task, epochs, 1, Cut)
     capsys.readouterr()
-    assert main(["train", "--data", "toys", "--rule", "dfa", "--resume", str(tmp_path)]) == 2
-    assert 'command: "compare" there, null here' in one_line(capsys.readouterr().err)
+    for folder in (tmp_path, tmp_path / "whole"):
+        assert main(["train", "--data", "toys", "--rule", "dfa", "--resume", str(folder)]) == 2
+        assert "a run of `feedalign compare`" in one_line(capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(("command", "name"), [(TOYS, "results.json"), (GRID, "tuning.json")])
@@ -161,7 +176,10 @@ def test_what_has_finished_is_told(
     assert out.encode() == before[name]
     assert "finished already, nothing to go on with" in one_line(error)
     assert main([*command, "--seed", "1", "--resume", str(tmp_path)]) == 2
-    assert "with --out in the place of --resume" in one_line(capsys.readouterr().err)
+    error = one_line(capsys.readouterr().err)
+    assert "(seed: 0 there, 1 here)" in error
+    assert "with --out in the place of --resume" in error
+    assert_other_commands_are_refused(command[0], tmp_path, capsys)
     assert ({path.name: path.read_bytes() for path in tmp_path.iterdir()}, epochs) == (before, [])
 
 
@@ -266,5 +284,6 @@ def test_a_candidate_is_known_by_its_clipping(tmp_path: Path, capsys: pytest.Cap
     run = ["tune", "--rules", "dfa", "--networks", "fc1-4", "--rates", "0.01", "--epochs", "1", "--trials", "1"]
     assert main([*run, "--clip", "1", "--out", str(tmp_path)]) == 0
     assert main([*run, "--clip", "2", "--resume", str(tmp_path)]) == 2
+    assert "(clips: [1.0] there, [2.0] here)" in capsys.readouterr().err
     assert main([*run, "--clip", "1", "--resume", str(tmp_path)]) == 0
     assert "finished already" in capsys.readouterr().err

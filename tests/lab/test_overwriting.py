@@ -71,7 +71,7 @@ def test_a_run_that_was_cut_is_the_new_one(what: str, at: int, tmp_path: Path, t
         (old / "angles.png").unlink()
     cut([*command, "--epochs", "3", "--overwrite", "--out", str(old)], at)
     found = json.loads((old / name).read_text())
-    assert (found["status"], found["config"]["data"]) == ("running", "toys")
+    assert (found["status"], found["command"], found["config"]["data"]) == ("running", command[0], "toys")
     assert any(old.glob(f"*{ENDING}")) == (at > 1)
     assert main([*command, "--epochs", "3", "--resume", str(old)]) == 0
     assert_same_files(old, new, name)

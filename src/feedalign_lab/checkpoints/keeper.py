@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 import feedalign as fa
+from feedalign_lab.checkpoints.command import refuse_other_command
 from feedalign_lab.checkpoints.file import (
     Content,
     Label,
@@ -124,14 +125,18 @@ class Checkpoints:
         """Refuse to write over the checkpoints of another training.
 
         Raises:
-            SettingError: A sound one is there whose configuration is not this one; the sentence tells the differences.
+            SettingError: A sound one is there whose configuration is not this one; the sentence tells the command that
+                it is of, or what else differs.
         """
         for path in (self.path, path_before(self.path)):
             try:
                 label, _ = read_checkpoint(path)
             except (FileNotFoundError, CheckpointError):
                 continue
-            if found := differences(label.get("configuration"), self._label["configuration"]):
+            there, here = label.get("configuration"), self._label["configuration"]
+            if found := differences(there, here):
+                if isinstance(there, dict):
+                    refuse_other_command(self.path.parent, there.get("command"), here.get("command"))
                 raise SettingError(
                     f"{path} was saved by a run with other settings ({'; '.join(found)}): give the same ones to go on, "
                     "or begin a run of its own in another folder."

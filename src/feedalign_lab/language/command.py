@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import torch
 
-from feedalign_lab.cli_resume import checkpoints_of, open_folder
+from feedalign_lab.cli_resume import Asked, checkpoints_of, open_folder
 from feedalign_lab.errors import SettingError
 from feedalign_lab.language.attention import AttentionName
 from feedalign_lab.language.choices import RuleChoice, parse_choices
@@ -105,7 +105,10 @@ def run(options: LanguageOptions, plan: LanguagePlan, device: torch.device) -> L
         The comparison.
     """
     path = options.out or Path("results") / f"language-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    with open_folder(options, path, config_of(plan)) as folder, LanguageProgress(is_shown=not options.json) as progress:
+    with (
+        open_folder(options, path, Asked("language", config_of(plan))) as folder,
+        LanguageProgress(is_shown=not options.json) as progress,
+    ):
         progress.say("reading the text")
         corpus = load_corpus(plan.text)
         progress.say("cutting it into tokens")
@@ -132,6 +135,7 @@ def _decides(plan: LanguagePlan, tokens: Tokens, device: torch.device) -> dict[s
     """Everything that decides what a run comes to."""
     return {
         **asdict(plan),
+        "command": "language",
         "device": str(device),
         "num_tokens": {name: int(tokens.part(name).numel()) for name in PART_NAMES},
     }

@@ -96,6 +96,7 @@ class LanguageComparison:
         """Everything, as nested containers for a JSON file."""
         return {
             "format": _RESULTS_FORMAT,
+            "command": "language",
             "status": self.status,
             "config": config_of(self.plan),
             "text": self.text,

@@ -137,7 +137,11 @@ def test_a_finished_command_is_left_as_it_is(text: Path, tmp_path: Path, capsys:
     assert capsys.readouterr().out.encode() == before["results.json"]
     for change in (["--seed", "1"], ["--prompt", "the dog"], ["--temperature", "0.5"]):
         assert main([*command, *change, "--resume", str(folder)]) == 2
-        assert "with --out in the place of --resume" in one_line(capsys.readouterr().err)
+        error = one_line(capsys.readouterr().err)
+        assert f"{change[0][2:]}: " in error
+        assert "with --out in the place of --resume" in error
+    assert main(["train", "--resume", str(folder)]) == 2
+    assert "a run of `feedalign language`" in one_line(capsys.readouterr().err)
     assert files_in(folder) == before
 
 
