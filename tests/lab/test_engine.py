@@ -240,6 +240,19 @@ def test_tuning_judges_at_the_epoch_that_counts(
     assert lowest == (1.0 if judged_at == "last" else 0.0)
 
 
+def test_a_candidate_that_diverged_has_no_score_and_is_no_failure_of_the_search(
+    tmp_path: Path, task: ToyTask, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task.diverged_at.add(("backprop", 2))
+    run = ["tune", "--data", "toys", "--rules", "backprop,dfa", "--rates", "1", "--trials", "1"]
+    assert main([*run, "--out", str(tmp_path)]) == 0
+    tuned = json.loads((tmp_path / "tuning.json").read_text())
+    assert [one["score"] is None for one in tuned["candidates"]] == [True, False]
+    assert tuned["best"]["backprop"] is None
+    assert main([*run, "--resume", str(tmp_path)]) == 0
+    assert "finished already" in capsys.readouterr().err
+
+
 def test_tuning_table_has_a_row_for_each_decay_and_dropout(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], task: ToyTask
 ) -> None:

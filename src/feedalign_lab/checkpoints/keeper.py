@@ -189,7 +189,11 @@ class Checkpoints:
         self._newest_is_sound = path == self.path
         found = differences(label.get("made_with"), self._label["made_with"])
         self.resumed = "; ".join([str(label.get("what")), *found])
-        doubt = f"; it was made elsewhere ({'; '.join(found)}), so that the last digits may differ" if found else ""
+        doubt = (
+            f"; it was made elsewhere ({'; '.join(found)}), so that the last digits may differ, and in time more"
+            if found
+            else ""
+        )
         self._say(f"going on from {path}, saved {label.get('what')}{doubt}")
 
 
