@@ -94,7 +94,7 @@ def test_misses_are_rules_that_need_no_more_and_are_slower_in_wide_layers(
     render_blocks: ModuleType, records: Path
 ) -> None:
     page = rendered(render_blocks, "bench-rules#misses", records)
-    assert "| `mlp-wide` | width 2048 | fa | 1.020 | 1.010 .. 1.030 | 1.000 |" in page
+    assert "| `mlp-wide` | width 2048 | – | fa | 1.020 | 1.010 .. 1.030 | 1.000 |" in page
     assert "dfa |" not in page
 
 
