@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from feedalign.arrival import Arrival, Tap
 from feedalign.errors import ErrorFormError
 from feedalign.placement import FeatureAxis
-from feedalign.receivers import Arrival, Receiver, Tap
+from feedalign.receivers import Receiver
 from feedalign.rules.base import PointRule
 from feedalign.transforms import is_batched, node_of
 
@@ -140,7 +141,7 @@ class Broadcast(torch.autograd.Function):
     def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:
         """Return the error to the output, a gradient to learned feedback and a teaching signal to each tap."""
         plan: Plan = ctx.plan
-        arrival, at_output, taps = received(ctx, error)
+        arrival, at_output, taps = arrived(ctx, error)
         plan.check(arrival.features(), arrival.seen())
         wanted: tuple[bool, ...] = ctx.needs_input_grad
         gradients: list[Tensor | None] = []
@@ -155,7 +156,7 @@ class Broadcast(torch.autograd.Function):
         return None, None, error, None, None, *gradients
 
 
-def received(ctx: Any, error: Tensor) -> tuple[Arrival, Tensor | None, list[Tap]]:
+def arrived(ctx: Any, error: Tensor) -> tuple[Arrival, Tensor | None, list[Tap]]:
     """Sort what a node saved.
 
     Args:

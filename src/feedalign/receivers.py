@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from feedalign.arrival import Arrival, Tap
 from feedalign.errors import FeedbackShapeError
 from feedalign.feedback import Projection
 from feedalign.perturbation import perturbation
-from feedalign.placement import FeatureAxis, Placement, features_last
+from feedalign.placement import Placement, features_last
 from feedalign.rules.base import DirectRule, EstimatingRule, LearnedRule, Rule, WeightRule
 from feedalign.rules.forward_gradient import SlopeRule, slope_per_sample
 from feedalign.rules.local_greedy import LocalGreedy
@@ -21,68 +20,6 @@ from feedalign.rules.local_greedy import LocalGreedy
 Tensors = tuple[Tensor | None, ...]
 OF_ERRORS = 1024
 """Place at which an error is rounded at random; those of noise at points follow. Other perturbations have others."""
-_Made = TypeVar("_Made")
-
-
-@dataclass
-class Arrival:
-    """What one backward brings to the node, and what several receivers make of it, made once.
-
-    Attributes:
-        error: dL/dy, of the output's shape.
-        output: y; None where no rule reads it.
-        tangent: Tangent of y, `[K * N, ...]`; None without perturbations.
-        num_perturbations: K.
-        error_axis: Where the features of all three are.
-    """
-
-    error: Tensor
-    output: Tensor | None
-    tangent: Tensor | None
-    num_perturbations: int
-    error_axis: FeatureAxis
-    made: dict[object, Tensor] = field(default_factory=dict)
-
-    def features(self) -> Tensor:
-        """The error, `[..., C]`."""
-        return features_last(self.error, self.error_axis)
-
-    def seen(self) -> Tensor | None:
-        """The output, `[..., C]`."""
-        return None if self.output is None else features_last(self.output, self.error_axis)
-
-    def once(self, key: object, make: Callable[[], Tensor]) -> Tensor:
-        """Return what was made under a key, made now if it was not."""
-        made = self.made.get(key)
-        if made is None:
-            made = self.made[key] = make()
-        return made
-
-    def slopes(self) -> Tensor:
-        """Directional derivative of the loss for each perturbation and sample, `[K, N]`."""
-        assert self.tangent is not None
-        tangent = self.tangent
-        return self.once("slopes", lambda: slope_per_sample(self.error, tangent, self.num_perturbations))
-
-
-class Tap(NamedTuple):
-    """One receiver's tensors in a backward.
-
-    Attributes:
-        held: Its feedback: a matrix, a head.
-        kept: What it gathered in the forward.
-        valid: Which steps of a sequence count, `[N, T]`; None: all.
-        activation: At the feedback point; None unless the receiver reads it.
-        shape: Of what the signal is for.
-        dtype: Of what the signal is for, in which products are computed.
-    """
-
-    held: Sequence[Tensor]
-    kept: Sequence[Tensor]
-    valid: Tensor | None
-    activation: Tensor | None
-    shape: torch.Size
-    dtype: torch.dtype
 
 
 @dataclass(frozen=True)
@@ -343,7 +280,7 @@ class HeadReceiver(Receiver):
             local = torch.addmm(bias, self._rows(activation.to(weight.dtype)), weight.T)
             return self.rule.local_error(*self._targets(arrival), local).to(weight.dtype)
 
-        return arrival.once(self, make)
+        return arrival.once(id(self), make)
 
     def _targets(self, arrival: Arrival) -> tuple[Tensor, Tensor]:
         """Targets `[rows, C]` and scale `[rows, 1]`, read once for all heads that have the error's positions alike."""

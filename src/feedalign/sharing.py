@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from feedalign.arrival import Arrival, Tap
 from feedalign.feedback import SharedSlice
 from feedalign.placement import Placement
-from feedalign.receivers import Arrival, DirectReceiver, Tap
+from feedalign.receivers import DirectReceiver
 
 
 @dataclass(frozen=True)

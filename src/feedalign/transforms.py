@@ -28,7 +28,7 @@ def inside_transform() -> bool:
 
 def is_plain() -> bool:
     """Whether what runs is neither being compiled nor transformed."""
-    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is None
+    return not torch.compiler.is_compiling() and not inside_transform()
 
 
 def is_watched() -> bool:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from feedalign.arrival import Arrival, Tap
 from feedalign.errors import AmbiguousShapeError
 from feedalign.feedback import Projection
 from feedalign.placement import Placement, Signature, error_axis_of, place
-from feedalign.receivers import Arrival, DirectReceiver, Tap, Tensors
+from feedalign.receivers import DirectReceiver, Tensors
 from feedalign.recurrent.point import LayerSteps
 from feedalign.recurrent.scan import later_sum
 from feedalign.rules.base import DirectRule

@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.autograd.graph import Node
 from torch.utils._pytree import tree_leaves
 
-from feedalign.broadcast import FIRST, Broadcast, Plan, received
+from feedalign.arrival import Arrival, Tap
+from feedalign.broadcast import FIRST, Broadcast, Plan, arrived
 from feedalign.layerwise import Reroute
 from feedalign.measure.cost.movement import Kind, Movement, reading, writing
 from feedalign.measure.cost.products import Products, Term, num_bytes, storage_of
 from feedalign.measure.cost.recording import Recording
-from feedalign.receivers import Arrival, Receiver, Tap, WeightReceiver
+from feedalign.receivers import Receiver, WeightReceiver
 from feedalign.recurrent.local_steps import LocalSteps
 from feedalign.rules.base import EstimatingRule, LearnedRule
 
@@ -94,7 +95,7 @@ def of_broadcast(node: Any, recording: Recording, streaming: frozenset[str]) -> 
     error = _zeros(node._input_metadata[0])
     found, first = [], FIRST
     with torch.no_grad():
-        arrival, _, taps = received(node, error)
+        arrival, _, taps = arrived(node, error)
         for receiver, tap, counts in zip(plan.receivers, taps, node.counts, strict=True):
             trains = any(node.needs_input_grad[first : first + counts[0]])
             first += sum(counts) + 1
