@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from feedalign_lab.papers.figures import Figure
 Call = Callable[..., tuple[int, str, str]]
 # Two hundred short series: an epoch takes a fraction of a second.
 CELL = "ecg200/rnn-50/dfa"
+needs_files = pytest.mark.skipif("FEEDALIGN_DATA" not in os.environ, reason="FEEDALIGN_DATA is not set")
 
 
 @pytest.fixture
@@ -50,6 +52,7 @@ def test_a_table_is_shown_without_training(call: Call, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@needs_files
 def test_a_run_puts_trials_on_file_and_labels_them_as_reduced(call: Call, tmp_path: Path) -> None:
     status, out, _ = run_cell(call)
     path = tmp_path / "results" / "papers" / "rnn-dfa" / "table1.jsonl"
@@ -63,6 +66,7 @@ def test_a_run_puts_trials_on_file_and_labels_them_as_reduced(call: Call, tmp_pa
     assert len(path.read_text().splitlines()) == 2
 
 
+@needs_files
 def test_records_that_were_run_are_in_the_table_in_every_form(call: Call) -> None:
     run_cell(call)
     assert "1 of 500 epochs" in call("table", "rnn-dfa", "table1")[1]
@@ -73,6 +77,7 @@ def test_records_that_were_run_are_in_the_table_in_every_form(call: Call) -> Non
     assert json.loads(call("table", "rnn-dfa", "table1", "--format", "json")[1])
 
 
+@needs_files
 def test_damaged_records_are_named_and_do_not_stop_anything(call: Call, tmp_path: Path) -> None:
     run_cell(call)
     path = tmp_path / "results" / "papers" / "rnn-dfa" / "table1.jsonl"
